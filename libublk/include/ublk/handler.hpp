@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: MIT
+//
+// Handlers in C++20: the ABI of <ublk/handler.h> as a class.
+//
+//   #include <ublk/handler.hpp>
+//
+//   class Zero final : public ublk::Handler {
+//    public:
+//     static constexpr const char* kName = "zero";
+//     static constexpr const char* kSummary = "reads zeroes, refuses writes";
+//     static constexpr ublk_model kModel = UBLK_MODEL_INLINE;
+//     static constexpr ublk_option kOptions[] = {
+//         ublk::size_option("size", "Size of the device.", {.required = true, .minimum = 4096}),
+//     };
+//
+//     explicit Zero(const ublk::OpenArgs& args) : size_(args.number("size")) {}
+//
+//     void geometry(ublk_geometry& geometry) override { geometry.size = size_; }
+//     int read(ublk::Io& io) override {
+//       std::memset(io.data(), 0, io.length());
+//       return io.length();
+//     }
+//
+//    private:
+//     uint64_t size_;
+//   };
+//   UBLK_HANDLER(Zero)
+//
+// What a class overrides is what its devices advertise: no write() makes a read-only device, no
+// flush() one without a volatile cache, no discard() one that does not discard. FUA is advertised
+// by geometry(), since it is a flag of a write.
+//
+// Errors: the constructor, geometry(), fence() and open_queue() throw. A std::system_error gives
+// its errno, anything else derived from std::exception -EINVAL, and what() becomes the text that
+// the user reads. The I/O functions return a result as submit() in handler.h does; an exception
+// that leaves them fails the request with -EIO.
+//
+// Threads: as in handler.h. One object serves all queues of a device at once.
+#ifndef UBLK_HANDLER_HPP
+#define UBLK_HANDLER_HPP
+
+#include <ublk/handler.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <iterator>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+
+namespace ublk {
+
+// ---------------------------------------------------------------- options --
+
+struct OptionSpec {
+  bool required = false;
+  bool secret = false;
+  const char* default_value = nullptr;  // as it would stand in the configuration
+  uint64_t minimum = 0;                 // INTEGER and SIZE
+  uint64_t maximum = 0;                 // INTEGER and SIZE; 0: no bound
+};
+
+constexpr ublk_option make_option(const char* name, ublk_option_type type, const char* help,
+                                  const OptionSpec& spec, const char* choices = nullptr) {
+  return {.name = name,
+          .type = type,
+          .flags = (spec.required ? uint32_t{UBLK_OPTION_REQUIRED} : 0) |
+                   (spec.secret ? uint32_t{UBLK_OPTION_SECRET} : 0),
+          .default_value = spec.default_value,
+          .minimum = spec.minimum,
+          .maximum = spec.maximum,
+          .choices = choices,
+          .help = help};
+}
+constexpr ublk_option string_option(const char* name, const char* help, OptionSpec spec = {}) {
+  return make_option(name, UBLK_OPTION_STRING, help, spec);
+}
+constexpr ublk_option path_option(const char* name, const char* help, OptionSpec spec = {}) {
+  return make_option(name, UBLK_OPTION_PATH, help, spec);
+}
+constexpr ublk_option bool_option(const char* name, const char* help, OptionSpec spec = {}) {
+  return make_option(name, UBLK_OPTION_BOOL, help, spec);
+}
+constexpr ublk_option integer_option(const char* name, const char* help, OptionSpec spec = {}) {
+  return make_option(name, UBLK_OPTION_INTEGER, help, spec);
+}
+constexpr ublk_option size_option(const char* name, const char* help, OptionSpec spec = {}) {
+  return make_option(name, UBLK_OPTION_SIZE, help, spec);
+}
+constexpr ublk_option choice_option(const char* name, const char* choices, const char* help,
+                                    OptionSpec spec = {}) {
+  return make_option(name, UBLK_OPTION_CHOICE, help, spec, choices);
+}
+
+// ------------------------------------------------------------------- open --
+
+// What an instance is opened with. Valid while the constructor runs; host, device and device_name
+// may be kept until the destructor has returned.
+class OpenArgs {
+ public:
+  OpenArgs(const ublk_open_args& args, const ublk_option* options)
+      : args_(args), options_(options) {}
+
+  const ublk_host& host() const { return *args_.host; }
+  ublk_device* device() const { return args_.device; }
+  const char* device_name() const { return args_.device_name; }
+  bool read_only() const { return args_.flags & UBLK_OPEN_READ_ONLY; }
+  bool recovering() const { return args_.flags & UBLK_OPEN_RECOVERING; }
+  uint32_t nr_queues() const { return args_.nr_queues; }
+  uint32_t queue_depth() const { return args_.queue_depth; }
+
+  // The option's value; an absent one is false, 0 or "". A name that is not in kOptions throws
+  // std::logic_error.
+  bool is_set(std::string_view name) const { return value(name).is_set != 0; }
+  bool boolean(std::string_view name) const { return value(name).boolean != 0; }
+  uint64_t number(std::string_view name) const { return value(name).number; }
+  std::string text(std::string_view name) const {
+    const ublk_option_value& v = value(name);
+    return v.is_set ? v.text : "";
+  }
+
+ private:
+  const ublk_option_value& value(std::string_view name) const {
+    for (uint32_t i = 0; i < args_.nr_options; ++i)
+      if (name == options_[i].name) return args_.options[i];
+    throw std::logic_error("the handler has no option \"" + std::string(name) + '"');
+  }
+
+  const ublk_open_args& args_;
+  const ublk_option* options_;
+};
+
+// --------------------------------------------------------------------- I/O --
+
+// A queue, on its own thread. A value that is cheap to copy.
+class HandlerQueue {
+ public:
+  HandlerQueue(const ublk_host& host, ublk_queue* queue) : host_(&host), queue_(queue) {}
+
+  uint32_t index() const { return host_->queue_index(queue_); }
+  void* data() const { return host_->queue_data(queue_); }
+  // See ublk_host.get_sqe and reserve_sqes.
+  io_uring_sqe* get_sqe() const { return host_->get_sqe(queue_); }
+  void reserve_sqes(uint32_t count) const { host_->reserve_sqes(queue_, count); }
+  void set_timer(ublk_timer& timer, std::chrono::nanoseconds delay) const {
+    host_->set_timer(queue_, &timer, static_cast<uint64_t>(delay.count()));
+  }
+  void cancel_timer(ublk_timer& timer) const { host_->cancel_timer(queue_, &timer); }
+  void closed() const { host_->queue_closed(queue_); }
+  ublk_queue* get() const { return queue_; }
+
+ private:
+  const ublk_host* host_;
+  ublk_queue* queue_;
+};
+
+// One request in the hands of a handler. To answer later, keep id() (and whatever else is needed:
+// the Io itself is gone when the function returns) and return UBLK_PENDING.
+class Io {
+ public:
+  Io(ublk_queue* queue, ublk_request& request) : queue_(queue), request_(request) {}
+
+  uint64_t id() const { return request_.id; }
+  uint64_t offset() const { return request_.offset; }  // bytes
+  uint32_t length() const { return request_.length; }  // bytes
+  bool fua() const { return request_.flags & UBLK_REQUEST_FUA; }
+  bool no_unmap() const { return request_.flags & UBLK_REQUEST_NO_UNMAP; }
+  std::byte* data() const { return static_cast<std::byte*>(request_.buffer); }
+  ublk_queue* queue() const { return queue_; }
+  ublk_request& request() const { return request_; }
+
+  // The tag's own state: kScratchSize bytes that were zero when the queue opened.
+  template <class T>
+  T& scratch() const {
+    static_assert(std::is_trivially_destructible_v<T>);
+    return *static_cast<T*>(request_.scratch);
+  }
+
+ private:
+  ublk_queue* queue_;
+  ublk_request& request_;
+};
+
+// ---------------------------------------------------------------- handlers --
+
+class Handler {
+ public:
+  virtual ~Handler() = default;
+
+  // Fills in what differs from the defaults; size at least. Flags that follow from overridden
+  // functions are set by the caller.
+  virtual void geometry(ublk_geometry& geometry) = 0;
+
+  // See ublk_handler.fence. Throws if it can't be made sure within `timeout`.
+  virtual void fence(std::chrono::milliseconds timeout) { (void)timeout; }
+
+  // A queue's beginning and end, on its thread. close_queue returns 0, or UBLK_PENDING and calls
+  // queue.closed() later.
+  virtual void* open_queue(HandlerQueue queue) {
+    (void)queue;
+    return nullptr;
+  }
+  virtual int close_queue(HandlerQueue queue, void* queue_data) {
+    (void)queue;
+    (void)queue_data;
+    return 0;
+  }
+
+  // Each returns a final result, or UBLK_PENDING; see ublk_handler.submit.
+  virtual int read(Io& io) = 0;
+  virtual int write(Io&) { return -EROFS; }
+  virtual int flush(Io&) { return -EOPNOTSUPP; }
+  virtual int discard(Io&) { return -EOPNOTSUPP; }
+  virtual int write_zeroes(Io&) { return -EOPNOTSUPP; }
+};
+
+namespace internal {
+
+// True if T or a base of it below Handler overrides the member: the pointer's class tells.
+template <class Member>
+inline constexpr bool is_overridden = !std::is_same_v<Member, int (Handler::*)(Io&)>;
+
+template <class T>
+concept HasOptions = requires {
+  T::kOptions;
+};
+template <class T>
+concept HasScratch = requires {
+  T::kScratchSize;
+};
+template <class T>
+concept HasWorkers = requires {
+  T::kWorkers;
+};
+template <class T>
+concept HasVersion = requires {
+  T::kVersion;
+};
+
+// Runs `call` and turns what it throws into -errno and the text that the user sees.
+template <class Call>
+int guarded(const ublk_host& host, ublk_device* device, Call call) noexcept {
+  try {
+    call();
+    return 0;
+  } catch (const std::system_error& e) {
+    host.set_error(device, "%s", e.what());
+    const int code = e.code().value();
+    return code > 0 && code < 4096 ? -code : -EIO;
+  } catch (const std::bad_alloc&) {
+    return -ENOMEM;
+  } catch (const std::exception& e) {
+    host.set_error(device, "%s", e.what());
+    return -EINVAL;
+  } catch (...) {
+    return -EIO;
+  }
+}
+
+// The C table of a handler class and the functions in it.
+template <class T>
+class Adapter {
+ public:
+  static constexpr ublk_handler table() {
+    ublk_handler table{};
+    table.abi_version = UBLK_HANDLER_ABI_VERSION;
+    table.struct_size = sizeof(ublk_handler);
+    table.name = T::kName;
+    table.summary = T::kSummary;
+    if constexpr (HasVersion<T>) table.version = T::kVersion;
+    if constexpr (HasOptions<T>) {
+      table.options = T::kOptions;
+      table.nr_options = std::size(T::kOptions);
+    }
+    table.option_size = sizeof(ublk_option);
+    table.model = T::kModel;
+    if constexpr (HasScratch<T>) table.request_private_size = T::kScratchSize;
+    if constexpr (HasWorkers<T>) table.workers = T::kWorkers;
+    table.open = open;
+    table.close = close;
+    table.geometry = geometry;
+    if constexpr (!std::is_same_v<decltype(&T::fence),
+                                  void (Handler::*)(std::chrono::milliseconds)>)
+      table.fence = fence;
+    table.queue_open = queue_open;
+    table.queue_close = queue_close;
+    table.submit = submit;
+    return table;
+  }
+
+ private:
+  struct Instance {
+    explicit Instance(const ublk_open_args& args)
+        : host(args.host), device(args.device), handler(OpenArgs(args, options())) {}
+    const ublk_host* host;
+    ublk_device* device;
+    T handler;
+  };
+
+  static constexpr const ublk_option* options() {
+    if constexpr (HasOptions<T>)
+      return T::kOptions;
+    else
+      return nullptr;
+  }
+
+  static Instance& self(void* instance) { return *static_cast<Instance*>(instance); }
+
+  static int open(const ublk_open_args* args, void** instance) {
+    return guarded(*args->host, args->device,
+                   [&] { *instance = std::make_unique<Instance>(*args).release(); });
+  }
+
+  static void close(void* instance) { delete &self(instance); }
+
+  static int geometry(void* instance, ublk_geometry* geometry) {
+    if constexpr (!is_overridden<decltype(&T::write)>) geometry->flags |= UBLK_GEOMETRY_READ_ONLY;
+    if constexpr (is_overridden<decltype(&T::flush)>) geometry->flags |= UBLK_GEOMETRY_FLUSH;
+    if constexpr (is_overridden<decltype(&T::discard)>) geometry->flags |= UBLK_GEOMETRY_DISCARD;
+    if constexpr (is_overridden<decltype(&T::write_zeroes)>)
+      geometry->flags |= UBLK_GEOMETRY_WRITE_ZEROES;
+    Instance& i = self(instance);
+    return guarded(*i.host, i.device, [&] { i.handler.geometry(*geometry); });
+  }
+
+  static int fence(void* instance, uint32_t timeout_ms) {
+    Instance& i = self(instance);
+    return guarded(*i.host, i.device,
+                   [&] { i.handler.fence(std::chrono::milliseconds(timeout_ms)); });
+  }
+
+  static int queue_open(void* instance, ublk_queue* queue, void** data) {
+    Instance& i = self(instance);
+    return guarded(*i.host, i.device,
+                   [&] { *data = i.handler.open_queue(HandlerQueue(*i.host, queue)); });
+  }
+
+  static int queue_close(void* instance, ublk_queue* queue, void* data) {
+    Instance& i = self(instance);
+    try {
+      return i.handler.close_queue(HandlerQueue(*i.host, queue), data);
+    } catch (...) {
+      return 0;
+    }
+  }
+
+  // The calls are qualified, so the compiler sees T's own functions and may inline them.
+  static int submit(void* instance, ublk_queue* queue, ublk_request* request) {
+    T& handler = self(instance).handler;
+    Io io(queue, *request);
+    try {
+      switch (request->op) {
+        case UBLK_OP_READ:
+          return handler.T::read(io);
+        case UBLK_OP_WRITE:
+          return handler.T::write(io);
+        case UBLK_OP_FLUSH:
+          return handler.T::flush(io);
+        case UBLK_OP_DISCARD:
+          return handler.T::discard(io);
+        case UBLK_OP_WRITE_ZEROES:
+          return handler.T::write_zeroes(io);
+        default:
+          return -EOPNOTSUPP;
+      }
+    } catch (...) {
+      return -EIO;
+    }
+  }
+};
+
+}  // namespace internal
+}  // namespace ublk
+
+// Makes the class the handler of this shared object. At namespace scope, once.
+#define UBLK_HANDLER(Class)                                                                   \
+  static constexpr ublk_handler ublk_handler_table = ublk::internal::Adapter<Class>::table(); \
+  UBLK_REGISTER_HANDLER(ublk_handler_table)
+
+#endif  // UBLK_HANDLER_HPP
