@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+//
+// One I/O request in the server's hands, and what becomes of it.
+#ifndef UBLK_REQUEST_H
+#define UBLK_REQUEST_H
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "ublk/abi.h"
+#include "ublk/export.h"
+
+namespace ublk {
+
+class Queue;
+
+namespace internal {
+
+// A tag's place in the server: the request that the tag now carries, and its way back. The state
+// says who may touch the rest:
+//
+//            CQE                 complete()             commit prepared
+//   kernel ------> server (N) ---------------> kernel, generation N + 1     on the ring's thread
+//                    |                            ^
+//                    +--------> completed --------+                         from another thread,
+//                       (exchanged: one wins)   list drained                by the ring's list
+//
+// kernel: the ring's thread alone. server: whoever holds the Request. completed: the slot is a node
+// of the ring's list until the ring's thread takes it out.
+struct alignas(64) Slot;
+
+}  // namespace internal
+
+enum class Operation : uint8_t {
+  kRead = 0,
+  kWrite = 1,
+  kFlush = 2,
+  kDiscard = 3,
+  kWriteZeroes = 5,
+  kZoneOpen = 10,
+  kZoneClose = 11,
+  kZoneFinish = 12,
+  kZoneAppend = 13,
+  kZoneResetAll = 14,
+  kZoneReset = 15,
+  kReportZones = 18,
+};
+
+// Owns one request, and with it its tag and buffer, until it is completed. Move-only; the last
+// owner's destructor completes it with -EIO, so no request can be lost by an early return.
+//
+// One thread at a time uses a Request; it may be moved to any other. complete() may be called from
+// any thread. On the ring's thread it places the commit command in the ring at once; elsewhere the
+// request goes into the ring's lock-free list and the ring's thread is woken if it may be asleep.
+class UBLK_EXPORT Request {
+ public:
+  Request() = default;  // owns nothing
+  Request(Request&& other) noexcept : slot_(std::exchange(other.slot_, nullptr)) {}
+  Request& operator=(Request&& other) noexcept {
+    if (this != &other) {
+      drop();
+      slot_ = std::exchange(other.slot_, nullptr);
+    }
+    return *this;
+  }
+  ~Request() { drop(); }
+
+  explicit operator bool() const { return slot_ != nullptr; }
+
+  Operation op() const;
+  uint64_t sector() const;    // first sector (of 512 bytes); meaningless for a flush
+  uint32_t sectors() const;   // 0 for a flush
+  uint64_t offset() const;    // bytes
+  uint32_t length() const;    // bytes; UINT32_MAX at most
+  uint32_t op_flags() const;  // the kernel's, abi::kIoFlag*
+  bool fua() const { return op_flags() & abi::kIoFlagFua; }
+  bool no_unmap() const { return op_flags() & abi::kIoFlagNoUnmap; }
+  uint16_t tag() const;
+  Queue& queue() const;
+  // Data of a read (to be filled) or a write: length() bytes. nullptr for other operations.
+  std::byte* buffer() const;
+
+  // Ends the request. `result`: the bytes done for a read or write, which must be all of length()
+  // (fewer, or more, fail the request with -EIO, since the kernel's own answer to a short result
+  // differs by version); 0 or more for other operations; or -errno. The handle is empty afterwards;
+  // on an empty handle this does nothing.
+  void complete(int result) {
+    if (slot_ != nullptr) complete(release(), result);
+  }
+
+  // For interfaces that can't carry a C++ object: gives up ownership; the id stands for the request
+  // until complete(id, result) ends it, from any thread. Ids are never 0.
+  uint64_t release();
+  // False if that request is not in the server's hands any more, because it was completed before;
+  // nothing has changed then. A stale id is told from the tag's next requests by a generation of 16
+  // bits. The Ring that the request came from must still exist.
+  static bool complete(uint64_t id, int result);
+
+ private:
+  friend class Queue;
+  explicit Request(internal::Slot* slot) : slot_(slot) {}
+  void drop() { complete(-EIO); }
+
+  internal::Slot* slot_ = nullptr;
+};
+
+}  // namespace ublk
+
+#endif  // UBLK_REQUEST_H

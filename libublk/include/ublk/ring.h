@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT
+//
+// The library's part of an io_uring that belongs to the caller. One ring serves any number of
+// queues of any devices, and the caller's own I/O beside them:
+//
+//   io_uring uring;
+//   ublk::Ring::init(&uring, 4096);
+//   ublk::Ring ring(&uring);
+//   ring.attach(device.node(), 0, backend);
+//   while (!done) {
+//     ring.run_once([&](const io_uring_cqe& cqe) { ... the caller's own completions ... });
+//   }
+//
+// which is short for what a loop of the caller's own does:
+//
+//     io_uring_submit_and_wait(&uring, ring.prepare_wait());
+//     ring.wait_over();
+//     for each cqe: if (!ring.dispatch(cqe)) ... the caller's own ...
+//     io_uring_cq_advance(...);
+//
+// A program whose main loop polls file descriptors watches uring.ring_fd: prepare_wait() before it
+// polls, and on readability all of the rest.
+//
+// user_data: values whose top byte is 0xb7 are the library's and the handlers'; user-space pointers
+// and small numbers never have it.
+//
+// Threads: a Ring belongs to the thread that made it, as the io_uring does; post() and completions
+// of requests come from anywhere.
+#ifndef UBLK_RING_H
+#define UBLK_RING_H
+
+#include <liburing.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "ublk/driver.h"
+#include "ublk/export.h"
+#include "ublk/queue.h"
+#include "ublk/unique_fd.h"
+
+namespace ublk {
+
+class UBLK_EXPORT Ring {
+ public:
+  // Sets up an io_uring as serving wants it: SINGLE_ISSUER, DEFER_TASKRUN, COOP_TASKRUN, a submit
+  // queue of 256, room for `cq_entries` completions (a power of two up to 65536: the sum of all
+  // queues' depths and the caller's own I/O; beyond it nothing is lost, but it gets slower). Call
+  // it on the thread that will serve. Throws Error. io_uring_queue_exit() is the caller's.
+  static void init(io_uring* uring, unsigned cq_entries);
+
+  // `uring` must outlive the Ring. Throws Error.
+  explicit Ring(io_uring* uring);
+  // All queues must have stopped.
+  ~Ring();
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+
+  // Starts to serve a queue: hands all of its tags to the kernel, from this thread, which becomes
+  // the queue's server: it must live until the queue has stopped. The backend is referenced until
+  // stopped(). The Queue belongs to the ring. Throws Error or std::bad_alloc; then nothing of the
+  // queue is left, and the backend's buffers are freed.
+  Queue& attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& backend);
+
+  // Handles a completion if it is the library's; false: it is not.
+  bool dispatch(const io_uring_cqe& cqe) {
+    if ((cqe.user_data >> 48) != kUserDataMark) return false;
+    handle(cqe.user_data, cqe.res, cqe.flags);
+    return true;
+  }
+
+  // Before the ring's thread waits: takes in what other threads have completed and posted. Returns
+  // how many CQEs to wait for: 1, or 0 if something may be there to do at once. From here until
+  // wait_over() other threads write to the ring's eventfd when they complete a request.
+  unsigned prepare_wait();
+  void wait_over();
+
+  // Submits, waits for at least one completion, and dispatches all that are there. `other` gets
+  // those that are not the library's. Returns 0 or -errno of io_uring_enter (-EINTR).
+  template <class Other>
+  int run_once(Other&& other);
+  int run_once() {
+    return run_once([](const io_uring_cqe&) {});
+  }
+
+  // Runs `task` on the ring's thread, soon. Any thread.
+  void post(std::function<void()> task);
+
+  // An empty SQE; submits what is there if the ring is full, so it never is nullptr unless the
+  // kernel refuses to take any. Not for other threads.
+  io_uring_sqe* get_sqe();
+  // Makes room, so that the next `count` SQEs are submitted together.
+  void reserve_sqes(unsigned count);
+
+  io_uring* uring() const { return uring_; }
+  bool on_own_thread() const { return pthread_equal(pthread_self(), thread_) != 0; }
+  size_t nr_queues() const { return nr_queues_; }
+
+  // Since the ring was made; for statistics and tests. On the ring's thread, but for the last.
+  uint64_t remote_completions() const { return remote_completions_; }
+  uint64_t wakeups() const { return wakeups_.load(std::memory_order_relaxed); }
+
+ private:
+  friend class Queue;
+  friend class Request;
+  static constexpr uint64_t kUserDataMark = 0xb700;
+
+  // Memory of a queue's slots. It is kept and used again until the ring ends, because a buggy
+  // second completion may look at a slot after its queue has gone.
+  struct Slots;
+
+  void handle(uint64_t user_data, int result, uint32_t flags);
+  void queue_stopped(Queue& queue);
+  void push_completed(internal::Slot& slot);
+  void drain_completed();
+  void run_posted();
+  void arm_wakeup_poll();
+  void wake();
+  internal::Slot* take_slots(uint16_t depth);
+  void give_back_slots(internal::Slot* slots);
+
+  io_uring* const uring_;
+  const pthread_t thread_;
+  UniqueFd wakeup_fd_;
+  std::vector<std::unique_ptr<Queue>> queues_;  // by ring_slot_; holes are free
+  std::vector<Slots> slots_;
+  size_t nr_queues_ = 0;
+  size_t in_flight_ = 0;  // requests of all queues in the server's hands
+  uint64_t remote_completions_ = 0;
+
+  // Completed by other threads. nullptr: empty, the ring's thread is awake; kAsleep: empty, it may
+  // sleep. That is one word, so that looking at the list and arming the wake-up are one step.
+  alignas(64) std::atomic<internal::Slot*> completed_{nullptr};
+  std::atomic<uint64_t> wakeups_{0};
+
+  std::mutex posted_mutex_;  // a leaf: nothing is called with it held
+  std::vector<std::function<void()>> posted_;
+  std::atomic<bool> has_posted_{false};
+};
+
+template <class Other>
+int Ring::run_once(Other&& other) {
+  const unsigned wait_for = prepare_wait();
+  const int rc = wait_for != 0 ? io_uring_submit_and_wait(uring_, wait_for)
+                               : io_uring_submit_and_get_events(uring_);
+  wait_over();
+  unsigned head;
+  unsigned count = 0;
+  io_uring_cqe* cqe;
+  io_uring_for_each_cqe(uring_, head, cqe) {
+    if (!dispatch(*cqe)) other(*cqe);
+    ++count;
+  }
+  io_uring_cq_advance(uring_, count);
+  return rc < 0 ? rc : 0;
+}
+
+}  // namespace ublk
+
+#endif  // UBLK_RING_H
