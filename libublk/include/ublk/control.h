@@ -29,6 +29,7 @@
 
 #include "ublk/abi.h"
 #include "ublk/driver.h"
+#include "ublk/error.h"
 #include "ublk/export.h"
 
 namespace ublk {
@@ -114,7 +115,7 @@ class UBLK_EXPORT Control {
                                    Milliseconds deadline = kDefaultDeadline);
 
   // The Error that describes the failure of `command`; for callers of submit().
-  static class Error error(int result, const Command& command);
+  static Error error(int result, const Command& command);
 
   Driver& driver() const;
 

@@ -90,7 +90,7 @@ class UBLK_EXPORT Device {
   Control& control_;
   abi::DevInfo info_;
   std::shared_ptr<DeviceNode> node_;
-  bool started_ = false;
+  bool stopped_ = false;
 };
 
 }  // namespace ublk

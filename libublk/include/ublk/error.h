@@ -3,7 +3,7 @@
 #ifndef UBLK_ERROR_H
 #define UBLK_ERROR_H
 
-#include <cstdint>
+#include <memory>
 #include <string>
 #include <system_error>
 
@@ -19,11 +19,13 @@ class UBLK_EXPORT Error : public std::system_error {
   // `step` is a command's name or a phrase such as "open /dev/ublkc3"; `hint` may be empty.
   Error(int error, std::string step, const std::string& hint = {});
 
+  const char* what() const noexcept override;
   int error() const noexcept { return code().value(); }  // positive errno
   const std::string& step() const noexcept { return step_; }
 
  private:
   std::string step_;
+  std::shared_ptr<const std::string> text_;
 };
 
 // "ENOSPC" for ENOSPC; the number as text if it has no name.

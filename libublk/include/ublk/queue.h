@@ -32,7 +32,8 @@ class UBLK_EXPORT Backend {
   virtual void failed(Queue& queue, uint16_t tag, int error);
 
   // All tags have come back from the kernel after STOP_DEV (or the device's end). The last call for
-  // this queue: the Queue is gone when it returns, and the Backend may be, too.
+  // this queue, whose buffers are free and whose node is released by now: the Queue is gone when it
+  // returns, and the Backend may be, too.
   virtual void stopped(Queue& queue);
 
   // Copy mode: the backend's own memory for a tag, `bytes` long and page-aligned, used for all
@@ -50,7 +51,7 @@ class UBLK_EXPORT Queue {
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
 
-  // Any thread, as long as the queue exists.
+  // Any thread, until stopped() is called.
   const DeviceNode& node() const { return *node_; }
   uint16_t index() const { return index_; }
   uint16_t depth() const { return depth_; }
@@ -64,21 +65,21 @@ class UBLK_EXPORT Queue {
   friend class Ring;
 
   Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backend& backend,
-        uint16_t ring_slot);
+        internal::Slot* slots, uint16_t ring_slot);
   void allocate_buffers();
   void free_buffers();
   void fetch_all();
   void handle_cqe(uint16_t tag, int result);
   void dispatch(uint16_t tag);
   void commit(internal::Slot& slot, int result);
-  void submit_command(abi::IoOp op, uint16_t tag, int result);
+  bool submit_command(abi::IoOp op, uint16_t tag, int result);  // false: no SQE
   std::byte* buffer_of(uint16_t tag) const;
 
   Ring& ring_;
-  const std::shared_ptr<DeviceNode> node_;
+  std::shared_ptr<DeviceNode> node_;
   Backend& backend_;
   const abi::IoDesc* descriptors_;
-  internal::Slot* slots_;  // depth_ of them; the ring's memory, see Ring::Slots
+  internal::Slot* slots_;  // depth_ of them; the ring's memory
   const uint16_t index_;
   const uint16_t depth_;
   const uint16_t ring_slot_;                   // this queue's number in user_data

@@ -48,7 +48,7 @@ enum class Operation : uint8_t {
   kReportZones = 18,
 };
 
-// Owns one request, and with it its tag and buffer, until it is completed. Move-only; the last
+// Owns one request, and with it the tag and buffer, until it is completed. Move-only; the last
 // owner's destructor completes it with -EIO, so no request can be lost by an early return.
 //
 // One thread at a time uses a Request; it may be moved to any other. complete() may be called from
@@ -84,15 +84,20 @@ class UBLK_EXPORT Request {
 
   // Ends the request. `result`: the bytes done for a read or write, which must be all of length()
   // (fewer, or more, fail the request with -EIO, since the kernel's own answer to a short result
-  // differs by version); 0 or more for other operations; or -errno. The handle is empty afterwards;
-  // on an empty handle this does nothing.
-  void complete(int result) {
-    if (slot_ != nullptr) complete(release(), result);
-  }
+  // differs by version); 0 or more for other operations; or -errno. The handle is empty afterwards.
+  // False, and nothing is done, on an empty handle, or if somebody has completed the request by its
+  // id() already.
+  bool complete(int result);
 
-  // For interfaces that can't carry a C++ object: gives up ownership; the id stands for the request
-  // until complete(id, result) ends it, from any thread. Ids are never 0.
-  uint64_t release();
+  // For interfaces that can't carry a C++ object: the id stands for this request in the static
+  // complete(), from any thread. Never 0. Who completes by id must first release() the handle, or
+  // it fails the request when it is dropped.
+  uint64_t id() const;
+  uint64_t release() {
+    const uint64_t released = id();
+    slot_ = nullptr;
+    return released;
+  }
   // False if that request is not in the server's hands any more, because it was completed before;
   // nothing has changed then. A stale id is told from the tag's next requests by a generation of 16
   // bits. The Ring that the request came from must still exist.
@@ -101,7 +106,9 @@ class UBLK_EXPORT Request {
  private:
   friend class Queue;
   explicit Request(internal::Slot* slot) : slot_(slot) {}
-  void drop() { complete(-EIO); }
+  void drop() {
+    if (slot_ != nullptr) complete(-EIO);
+  }
 
   internal::Slot* slot_ = nullptr;
 };

@@ -13,13 +13,15 @@
 //
 // which is short for what a loop of the caller's own does:
 //
-//     io_uring_submit_and_wait(&uring, ring.prepare_wait());
+//     ring.prepare_wait();
+//     io_uring_submit_and_wait(&uring, 1);
 //     ring.wait_over();
 //     for each cqe: if (!ring.dispatch(cqe)) ... the caller's own ...
 //     io_uring_cq_advance(...);
 //
-// A program whose main loop polls file descriptors watches uring.ring_fd: prepare_wait() before it
-// polls, and on readability all of the rest.
+// A program whose main loop polls file descriptors watches uring.ring_fd: prepare_wait() and
+// io_uring_submit() before it polls, and when it is readable the rest, with
+// io_uring_get_events() first.
 //
 // user_data: values whose top byte is 0xb7 are the library's and the handlers'; user-space pointers
 // and small numbers never have it.
@@ -69,15 +71,14 @@ class UBLK_EXPORT Ring {
 
   // Handles a completion if it is the library's; false: it is not.
   bool dispatch(const io_uring_cqe& cqe) {
-    if ((cqe.user_data >> 48) != kUserDataMark) return false;
+    if ((cqe.user_data >> 48) != kMark) return false;
     handle(cqe.user_data, cqe.res, cqe.flags);
     return true;
   }
 
-  // Before the ring's thread waits: takes in what other threads have completed and posted. Returns
-  // how many CQEs to wait for: 1, or 0 if something may be there to do at once. From here until
-  // wait_over() other threads write to the ring's eventfd when they complete a request.
-  unsigned prepare_wait();
+  // Before the ring's thread waits: takes in what other threads have completed and posted. From
+  // here until wait_over() other threads write to the ring's eventfd when they complete a request.
+  void prepare_wait();
   void wait_over();
 
   // Submits, waits for at least one completion, and dispatches all that are there. `other` gets
@@ -101,23 +102,30 @@ class UBLK_EXPORT Ring {
   bool on_own_thread() const { return pthread_equal(pthread_self(), thread_) != 0; }
   size_t nr_queues() const { return nr_queues_; }
 
-  // Since the ring was made; for statistics and tests. On the ring's thread, but for the last.
+  // Since the ring was made: requests completed by other threads (for the ring's thread), and
+  // writes to the eventfd (any thread).
   uint64_t remote_completions() const { return remote_completions_; }
   uint64_t wakeups() const { return wakeups_.load(std::memory_order_relaxed); }
 
  private:
   friend class Queue;
   friend class Request;
-  static constexpr uint64_t kUserDataMark = 0xb700;
+  static constexpr uint64_t kMark = 0xb700;  // the top of the library's user_data
 
   // Memory of a queue's slots. It is kept and used again until the ring ends, because a buggy
   // second completion may look at a slot after its queue has gone.
-  struct Slots;
+  struct SlotBlock {
+    internal::Slot* slots;
+    size_t bytes;
+    bool free;
+  };
 
   void handle(uint64_t user_data, int result, uint32_t flags);
   void queue_stopped(Queue& queue);
   void push_completed(internal::Slot& slot);
   void drain_completed();
+  void defer_commit(internal::Slot& slot, int result);
+  void retry_deferred();
   void run_posted();
   void arm_wakeup_poll();
   void wake();
@@ -128,14 +136,17 @@ class UBLK_EXPORT Ring {
   const pthread_t thread_;
   UniqueFd wakeup_fd_;
   std::vector<std::unique_ptr<Queue>> queues_;  // by ring_slot_; holes are free
-  std::vector<Slots> slots_;
+  std::vector<SlotBlock> slot_blocks_;
+  internal::Slot* deferred_ = nullptr;  // commits for which the ring had no SQE
   size_t nr_queues_ = 0;
   size_t in_flight_ = 0;  // requests of all queues in the server's hands
   uint64_t remote_completions_ = 0;
 
-  // Completed by other threads. nullptr: empty, the ring's thread is awake; kAsleep: empty, it may
-  // sleep. That is one word, so that looking at the list and arming the wake-up are one step.
-  alignas(64) std::atomic<internal::Slot*> completed_{nullptr};
+  // Completed by other threads: the first slot of a list, or kEmpty, or kAsleep: empty, and the
+  // ring's thread may sleep. One word, so that looking at the list and arming the wake-up are one.
+  static constexpr uintptr_t kEmpty = 0;
+  static constexpr uintptr_t kAsleep = 1;
+  alignas(64) std::atomic<uintptr_t> completed_{kEmpty};
   std::atomic<uint64_t> wakeups_{0};
 
   std::mutex posted_mutex_;  // a leaf: nothing is called with it held
@@ -145,9 +156,8 @@ class UBLK_EXPORT Ring {
 
 template <class Other>
 int Ring::run_once(Other&& other) {
-  const unsigned wait_for = prepare_wait();
-  const int rc = wait_for != 0 ? io_uring_submit_and_wait(uring_, wait_for)
-                               : io_uring_submit_and_get_events(uring_);
+  prepare_wait();
+  const int rc = io_uring_submit_and_wait(uring_, 1);
   wait_over();
   unsigned head;
   unsigned count = 0;

@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: MIT
+#include "ublk/control.h"
+
+#include <liburing.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <unordered_map>
+#include <utility>
+
+#include "ublk/error.h"
+
+namespace ublk {
+
+namespace {
+
+// The kernel runs most control commands on io-wq's bounded workers, of which there are few by
+// default. A START waits for its queues, a STOP for its I/O: some of them would keep out every
+// other command. Threads are made only when so many commands wait at once.
+constexpr unsigned kMaxIoWorkers = 4096;
+
+// A deleting kernel is given this long to let go of a command's memory when a Control ends.
+constexpr __kernel_timespec kCancelGrace = {.tv_sec = 2, .tv_nsec = 0};
+
+struct CommandName {
+  abi::ControlOp op;
+  const char* name;
+};
+
+constexpr CommandName kCommandNames[] = {
+    {abi::ControlOp::kGetQueueAffinity, "GET_QUEUE_AFFINITY"},
+    {abi::ControlOp::kGetDevInfo, "GET_DEV_INFO"},
+    {abi::ControlOp::kAddDev, "ADD_DEV"},
+    {abi::ControlOp::kDelDev, "DEL_DEV"},
+    {abi::ControlOp::kStartDev, "START_DEV"},
+    {abi::ControlOp::kStopDev, "STOP_DEV"},
+    {abi::ControlOp::kSetParams, "SET_PARAMS"},
+    {abi::ControlOp::kGetParams, "GET_PARAMS"},
+    {abi::ControlOp::kStartUserRecovery, "START_USER_RECOVERY"},
+    {abi::ControlOp::kEndUserRecovery, "END_USER_RECOVERY"},
+    {abi::ControlOp::kGetDevInfo2, "GET_DEV_INFO2"},
+    {abi::ControlOp::kGetFeatures, "GET_FEATURES"},
+    {abi::ControlOp::kDelDevAsync, "DEL_DEV_ASYNC"},
+    {abi::ControlOp::kUpdateSize, "UPDATE_SIZE"},
+    {abi::ControlOp::kQuiesceDev, "QUIESCE_DEV"},
+    {abi::ControlOp::kTryStopDev, "TRY_STOP_DEV"},
+};
+
+const char* hint(abi::ControlOp op, int error) {
+  using Op = abi::ControlOp;
+  switch (error) {
+    case ETIMEDOUT:
+      if (op == Op::kStartDev || op == Op::kEndUserRecovery)
+        return "the deadline has passed; are all queues attached and served?";
+      if (op == Op::kStopDev)
+        return "the deadline has passed; is I/O in flight held by the server?";
+      if (op == Op::kDelDev) return "the deadline has passed; who has the device open?";
+      return "the deadline has passed";
+    case ENODEV:
+      return op == Op::kUpdateSize || op == Op::kTryStopDev ? "the device is not started"
+                                                            : "there is no such device";
+    case EEXIST:
+      return op == Op::kAddDev ? "the device id is taken"
+                               : "the device is live, or quiesced and waits for recovery";
+    case EBUSY:
+      if (op == Op::kTryStopDev) return "the disk is open";
+      if (op == Op::kStartUserRecovery) return "its old server still has it open";
+      return "the device is in use";
+    case EINVAL:
+      if (op == Op::kAddDev) return "the kernel refuses the queues, the depth, the id or the flags";
+      if (op == Op::kSetParams) return "the kernel refuses a parameter";
+      if (op == Op::kStartDev) return "no parameters are set, or this process did not open it";
+      return "the kernel refuses the command's arguments";
+    case EACCES:
+    case EPERM:
+      if (op == Op::kSetParams) return "parameters can't change while the disk exists";
+      return "root (CAP_SYS_ADMIN) is needed";
+    case EOPNOTSUPP:
+      return "this kernel's ublk driver does not know the command";
+    case EINTR:
+      return "the command was cancelled";
+    default:
+      return "";
+  }
+}
+
+template <class T>
+T from_buffer(const std::vector<unsigned char>& buffer) {
+  T value;
+  std::memcpy(&value, buffer.data(), sizeof(T));
+  return value;
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------- commands --
+
+Command::Command(abi::ControlOp op, uint32_t device_id, size_t buffer_size, uint64_t data)
+    : op_(op), device_id_(device_id), data_(data), buffer_(buffer_size) {}
+
+Command Command::add(const abi::DevInfo& info) {
+  Command command(abi::ControlOp::kAddDev, info.dev_id, sizeof(info));
+  std::memcpy(command.buffer_.data(), &info, sizeof(info));
+  return command;
+}
+
+Command Command::del(uint32_t id) { return {abi::ControlOp::kDelDev, id, 0}; }
+Command Command::del_async(uint32_t id) { return {abi::ControlOp::kDelDevAsync, id, 0}; }
+Command Command::start(uint32_t id, int server_pid) {
+  return {abi::ControlOp::kStartDev, id, 0, static_cast<uint64_t>(server_pid)};
+}
+Command Command::stop(uint32_t id) { return {abi::ControlOp::kStopDev, id, 0}; }
+Command Command::try_stop(uint32_t id) { return {abi::ControlOp::kTryStopDev, id, 0}; }
+
+Command Command::set_params(uint32_t id, const abi::Params& params) {
+  Command command(abi::ControlOp::kSetParams, id, sizeof(params));
+  abi::Params copy = params;
+  copy.len = sizeof(copy);
+  std::memcpy(command.buffer_.data(), &copy, sizeof(copy));
+  return command;
+}
+
+Command Command::get_params(uint32_t id) {
+  Command command(abi::ControlOp::kGetParams, id, sizeof(abi::Params));
+  abi::Params params{};
+  params.len = sizeof(params);
+  std::memcpy(command.buffer_.data(), &params, sizeof(params));
+  return command;
+}
+
+Command Command::get_info(uint32_t id) {
+  return {abi::ControlOp::kGetDevInfo, id, sizeof(abi::DevInfo)};
+}
+
+Command Command::get_features() {
+  return {abi::ControlOp::kGetFeatures, abi::kAnyDeviceId, sizeof(uint64_t)};
+}
+
+Command Command::get_queue_affinity(uint32_t id, uint16_t queue) {
+  const auto cpus = static_cast<size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_CONF)));
+  // The kernel wants room for its own idea of the CPUs, which hot-plug can make larger than ours.
+  const size_t bytes = std::max<size_t>(128, (cpus + 63) / 64 * 8);
+  return {abi::ControlOp::kGetQueueAffinity, id, bytes, queue};
+}
+
+Command Command::start_recovery(uint32_t id) { return {abi::ControlOp::kStartUserRecovery, id, 0}; }
+Command Command::end_recovery(uint32_t id, int server_pid) {
+  return {abi::ControlOp::kEndUserRecovery, id, 0, static_cast<uint64_t>(server_pid)};
+}
+Command Command::update_size(uint32_t id, uint64_t sectors) {
+  return {abi::ControlOp::kUpdateSize, id, 0, sectors};
+}
+Command Command::quiesce(uint32_t id, uint64_t timeout_ms) {
+  return {abi::ControlOp::kQuiesceDev, id, 0, timeout_ms};
+}
+
+const char* Command::name() const {
+  for (const CommandName& entry : kCommandNames)
+    if (entry.op == op_) return entry.name;
+  return "control command";
+}
+
+abi::DevInfo Command::info() const { return from_buffer<abi::DevInfo>(buffer_); }
+
+abi::Params Command::params() const {
+  auto params = from_buffer<abi::Params>(buffer_);
+  params.types &= ~abi::kParamDevt;
+  return params;
+}
+
+uint64_t Command::features() const { return from_buffer<uint64_t>(buffer_); }
+
+std::vector<bool> Command::affinity() const {
+  std::vector<bool> cpus(buffer_.size() * 8);
+  for (size_t cpu = 0; cpu < cpus.size(); ++cpu)
+    cpus[cpu] = ((buffer_[cpu / 8] >> (cpu % 8)) & 1) != 0;
+  return cpus;
+}
+
+// ----------------------------------------------------------------- control --
+
+// A command has up to three CQEs: its own, its deadline's, and a cancellation's, told apart by the
+// low bits of user_data; the rest is the command's number.
+class Control::Impl {
+ public:
+  explicit Impl(Driver& driver) : driver_(driver), fd_(driver.open_control()) {
+    io_uring_params params{};
+    params.flags = IORING_SETUP_SQE128;
+    if (const int rc = io_uring_queue_init_params(64, &uring_, &params); rc < 0)
+      throw Error(-rc, "io_uring_setup for control commands",
+                  rc == -EPERM ? "is kernel.io_uring_disabled set?" : "");
+    unsigned workers[2] = {kMaxIoWorkers, 0};
+    io_uring_register_iowq_max_workers(&uring_, workers);
+  }
+
+  ~Impl() {
+    cancel_all();
+    // What can't be cancelled may still write to its buffer: better leaked than freed.
+    for (auto& [number, entry] : entries_) static_cast<void>(entry.release());
+    io_uring_queue_exit(&uring_);
+  }
+
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  Driver& driver() const { return driver_; }
+  int fd() const { return uring_.ring_fd; }
+  size_t pending() const { return unreported_; }
+
+  void submit(Command command, Milliseconds deadline, Callback callback) {
+    const uint64_t number = next_number_++;
+    auto entry = std::make_unique<Entry>(std::move(command), std::move(callback));
+    entry->deadline = {.tv_sec = deadline.count() / 1000,
+                       .tv_nsec = deadline.count() % 1000 * 1'000'000};
+    Entry& e = *entry;
+    entries_.emplace(number, std::move(entry));
+    ++unreported_;
+
+    prepare_command(e, number);
+    io_uring_sqe* timeout = get_sqe();
+    io_uring_prep_timeout(timeout, &e.deadline, 0, 0);
+    io_uring_sqe_set_data64(timeout, number << kKindBits | kDeadline);
+    io_uring_submit(&uring_);
+  }
+
+  void dispatch() {
+    io_uring_cqe* cqe = nullptr;
+    while (io_uring_peek_cqe(&uring_, &cqe) == 0) {
+      const uint64_t user_data = cqe->user_data;
+      const int result = cqe->res;
+      io_uring_cqe_seen(&uring_, cqe);
+      handle(user_data >> kKindBits, static_cast<Kind>(user_data & kKindMask), result);
+    }
+  }
+
+  void wait() {
+    io_uring_cqe* cqe = nullptr;
+    io_uring_wait_cqe(&uring_, &cqe);
+  }
+
+ private:
+  enum Kind : uint64_t { kCommand = 0, kDeadline = 1, kCancel = 2 };
+  static constexpr unsigned kKindBits = 2;
+  static constexpr uint64_t kKindMask = 3;
+
+  struct Entry {
+    Entry(Command c, Callback cb) : command(std::move(c)), callback(std::move(cb)) {}
+    Command command;
+    Callback callback;
+    __kernel_timespec deadline{};
+    bool reported = false;
+  };
+
+  // The caller submits after every command, so the ring never fills up.
+  io_uring_sqe* get_sqe() {
+    io_uring_sqe* sqe = io_uring_get_sqe(&uring_);
+    if (sqe == nullptr) {
+      io_uring_submit(&uring_);
+      sqe = io_uring_get_sqe(&uring_);
+    }
+    if (sqe == nullptr) throw Error(EBUSY, "io_uring_submit of a control command");
+    return sqe;
+  }
+
+  void prepare_command(Entry& entry, uint64_t number) {
+    io_uring_sqe* sqe = get_sqe();
+    std::memset(sqe, 0, 2 * sizeof(*sqe));
+    sqe->opcode = IORING_OP_URING_CMD;
+    sqe->fd = fd_.get();
+    sqe->cmd_op = static_cast<uint32_t>(entry.command.op_);
+    sqe->user_data = number << kKindBits | kCommand;
+
+    abi::CtrlCmd payload{};
+    payload.dev_id = entry.command.device_id_;
+    payload.queue_id = abi::kNoQueue;
+    payload.len = static_cast<uint16_t>(entry.command.buffer_.size());
+    payload.addr = reinterpret_cast<uint64_t>(entry.command.buffer_.data());
+    payload.data = entry.command.data_;
+    std::memcpy(sqe->cmd, &payload, sizeof(payload));
+    if (driver_.redirects()) driver_.redirect(uring_, *sqe);
+  }
+
+  void handle(uint64_t number, Kind kind, int result) {
+    const auto found = entries_.find(number);
+    if (found == entries_.end()) return;
+    if (kind == kCommand)
+      command_ended(number, result);
+    else if (kind == kDeadline && result == -ETIME)
+      deadline_passed(number);
+  }
+
+  void command_ended(uint64_t number, int result) {
+    const auto found = entries_.find(number);
+    const std::unique_ptr<Entry> entry = std::move(found->second);
+    entries_.erase(found);
+    if (!entry->reported) {
+      io_uring_sqe* sqe = get_sqe();
+      io_uring_prep_timeout_remove(sqe, number << kKindBits | kDeadline, 0);
+      io_uring_sqe_set_data64(sqe, number << kKindBits | kCancel);
+      io_uring_submit(&uring_);
+      report(*entry, result);
+    } else if (result >= 0 && entry->command.op() == abi::ControlOp::kAddDev) {
+      submit(Command::del(entry->command.info().dev_id), kDefaultDeadline,
+             [](int, const Command&) {});
+    }
+  }
+
+  void deadline_passed(uint64_t number) {
+    cancel(number);
+    io_uring_submit(&uring_);
+    report(*entries_.at(number), -ETIMEDOUT);
+  }
+
+  void cancel(uint64_t number) {
+    io_uring_sqe* sqe = get_sqe();
+    io_uring_prep_cancel64(sqe, number << kKindBits | kCommand, 0);
+    io_uring_sqe_set_data64(sqe, number << kKindBits | kCancel);
+  }
+
+  // The callback may submit, so `entry` is referenced no more after it.
+  void report(Entry& entry, int result) {
+    entry.reported = true;
+    --unreported_;
+    const Callback callback = std::move(entry.callback);
+    const Command command = entry.command;
+    callback(result > 0 ? 0 : result, command);
+  }
+
+  void cancel_all() {
+    for (auto& [number, entry] : entries_) {
+      entry->reported = true;
+      cancel(number);
+    }
+    io_uring_sqe* sqe = get_sqe();
+    __kernel_timespec grace = kCancelGrace;
+    io_uring_prep_timeout(sqe, &grace, 0, 0);
+    io_uring_sqe_set_data64(sqe, next_number_ << kKindBits | kDeadline);
+    io_uring_submit(&uring_);
+    bool grace_over = false;
+    while (!entries_.empty() && !grace_over) {
+      io_uring_cqe* cqe = nullptr;
+      if (io_uring_wait_cqe(&uring_, &cqe) < 0) continue;
+      grace_over = cqe->user_data == (next_number_ << kKindBits | kDeadline);
+      if ((cqe->user_data & kKindMask) == kCommand) entries_.erase(cqe->user_data >> kKindBits);
+      io_uring_cqe_seen(&uring_, cqe);
+    }
+  }
+
+  Driver& driver_;
+  const UniqueFd fd_;
+  io_uring uring_{};
+  std::unordered_map<uint64_t, std::unique_ptr<Entry>> entries_;
+  uint64_t next_number_ = 1;
+  size_t unreported_ = 0;
+};
+
+Control::Control(Driver& driver) : impl_(std::make_unique<Impl>(driver)) {}
+Control::~Control() = default;
+
+void Control::submit(Command command, Milliseconds deadline, Callback callback) {
+  impl_->submit(std::move(command), deadline, std::move(callback));
+}
+
+int Control::fd() const { return impl_->fd(); }
+void Control::dispatch() { impl_->dispatch(); }
+size_t Control::pending() const { return impl_->pending(); }
+Driver& Control::driver() const { return impl_->driver(); }
+
+Error Control::error(int result, const Command& command) {
+  std::string step = command.name();
+  if (command.device_id() != abi::kAnyDeviceId)
+    step += " of device " + std::to_string(command.device_id());
+  return {-result, std::move(step), hint(command.op(), -result)};
+}
+
+Command Control::run(Command command, Milliseconds deadline) {
+  int result = 0;
+  bool done = false;
+  Command answer = command;
+  submit(std::move(command), deadline, [&](int r, const Command& ended) {
+    result = r;
+    answer = ended;
+    done = true;
+  });
+  while (!done) {
+    impl_->wait();
+    dispatch();
+  }
+  if (result < 0) throw error(result, answer);
+  return answer;
+}
+
+uint64_t Control::features(Milliseconds deadline) {
+  return run(Command::get_features(), deadline).features();
+}
+abi::DevInfo Control::add(const abi::DevInfo& info, Milliseconds deadline) {
+  return run(Command::add(info), deadline).info();
+}
+void Control::del(uint32_t id, Milliseconds deadline) { run(Command::del(id), deadline); }
+void Control::del_async(uint32_t id, Milliseconds deadline) {
+  run(Command::del_async(id), deadline);
+}
+void Control::start(uint32_t id, int server_pid, Milliseconds deadline) {
+  run(Command::start(id, server_pid), deadline);
+}
+void Control::stop(uint32_t id, Milliseconds deadline) { run(Command::stop(id), deadline); }
+void Control::set_params(uint32_t id, const abi::Params& params, Milliseconds deadline) {
+  run(Command::set_params(id, params), deadline);
+}
+abi::Params Control::params(uint32_t id, Milliseconds deadline) {
+  return run(Command::get_params(id), deadline).params();
+}
+abi::DevInfo Control::info(uint32_t id, Milliseconds deadline) {
+  return run(Command::get_info(id), deadline).info();
+}
+std::vector<bool> Control::queue_affinity(uint32_t id, uint16_t queue, Milliseconds deadline) {
+  return run(Command::get_queue_affinity(id, queue), deadline).affinity();
+}
+
+}  // namespace ublk

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT
+#include "ublk/ring.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <new>
+#include <utility>
+
+#include "command.h"
+#include "slot.h"
+#include "ublk/error.h"
+
+namespace ublk {
+
+using internal::Slot;
+using internal::SlotState;
+
+namespace {
+
+constexpr unsigned kSubmitEntries = 256;
+
+}  // namespace
+
+void Ring::init(io_uring* uring, unsigned cq_entries) {
+  io_uring_params params{};
+  params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SINGLE_ISSUER |
+                 IORING_SETUP_DEFER_TASKRUN;
+  params.cq_entries = cq_entries;
+  if (const int rc = io_uring_queue_init_params(kSubmitEntries, uring, &params); rc < 0)
+    throw Error(-rc, "io_uring_setup",
+                rc == -EPERM    ? "is kernel.io_uring_disabled set?"
+                : rc == -EINVAL ? "is the kernel older than 6.1?"
+                                : "");
+  // Saves the lookup of the ring's descriptor in each io_uring_enter; not having it costs no more.
+  io_uring_register_ring_fd(uring);
+}
+
+Ring::Ring(io_uring* uring) : uring_(uring), thread_(pthread_self()) {
+  wakeup_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wakeup_fd_) throw Error(errno, "eventfd");
+  arm_wakeup_poll();
+}
+
+Ring::~Ring() {
+  for (const SlotBlock& block : slot_blocks_) munmap(block.slots, block.bytes);
+}
+
+// ------------------------------------------------------------------ queues --
+
+Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& backend) {
+  if (queue >= node->info().nr_hw_queues)
+    throw Error(EINVAL,
+                "attach queue " + std::to_string(queue) + " of device " +
+                    std::to_string(node->info().dev_id),
+                "it has " + std::to_string(node->info().nr_hw_queues) + " queues");
+  size_t number = 0;
+  while (number < queues_.size() && queues_[number] != nullptr) ++number;
+  if (number > UINT16_MAX) throw Error(ENOSPC, "attach a queue", "the ring serves 65536 already");
+  if (number == queues_.size()) queues_.emplace_back();
+
+  Slot* slots = take_slots(node->info().queue_depth);
+  try {
+    queues_[number].reset(
+        new Queue(*this, std::move(node), queue, backend, slots, static_cast<uint16_t>(number)));
+  } catch (...) {
+    give_back_slots(slots);
+    throw;
+  }
+  ++nr_queues_;
+  queues_[number]->fetch_all();
+  // START_DEV waits for the tags, perhaps before this thread's next turn.
+  io_uring_submit(uring_);
+  return *queues_[number];
+}
+
+void Ring::queue_stopped(Queue& queue) {
+  const std::unique_ptr<Queue> ended = std::move(queues_[queue.ring_slot_]);
+  --nr_queues_;
+  ended->free_buffers();
+  give_back_slots(ended->slots_);
+  ended->node_.reset();
+  ended->backend_.stopped(*ended);
+}
+
+Slot* Ring::take_slots(uint16_t depth) {
+  const size_t bytes = depth * sizeof(Slot);
+  for (SlotBlock& block : slot_blocks_) {
+    if (!block.free || block.bytes != bytes) continue;
+    block.free = false;
+    return block.slots;
+  }
+  slot_blocks_.reserve(slot_blocks_.size() + 1);
+  void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (map == MAP_FAILED) throw std::bad_alloc();
+  slot_blocks_.push_back({static_cast<Slot*>(map), bytes, false});
+  return slot_blocks_.back().slots;
+}
+
+void Ring::give_back_slots(Slot* slots) {
+  for (SlotBlock& block : slot_blocks_)
+    if (block.slots == slots) block.free = true;
+}
+
+// -------------------------------------------------------------- completions --
+
+void Ring::handle(uint64_t user_data, int result, uint32_t flags) {
+  if (user_data == internal::kWakeupUserData) {
+    // Nobody reads the eventfd: each write is an event of its own, and the value never matters.
+    if ((flags & IORING_CQE_F_MORE) == 0) arm_wakeup_poll();
+    return;
+  }
+  const auto number = static_cast<uint16_t>(user_data >> 16);
+  if (number < queues_.size() && queues_[number] != nullptr)
+    queues_[number]->handle_cqe(static_cast<uint16_t>(user_data), result);
+}
+
+// No wake-up can be lost, because `completed_` is one word that says both whether something is in
+// the list and whether the ring's thread may sleep. That thread goes to sleep only if its exchange
+// turns "empty" into "asleep"; a completion from another thread comes in the word's order either
+// before that exchange, which then fails, or after it, and then sees "asleep" and writes the
+// eventfd. Only one thread can replace "asleep", so a batch costs one write.
+void Ring::push_completed(Slot& slot) {
+  uintptr_t head = completed_.load(std::memory_order_relaxed);
+  do {
+    slot.next = head == kAsleep ? nullptr : reinterpret_cast<Slot*>(head);
+    // Release: result, next and the data in the buffer are visible to who takes the list.
+  } while (!completed_.compare_exchange_weak(head, reinterpret_cast<uintptr_t>(&slot),
+                                             std::memory_order_release, std::memory_order_relaxed));
+  // Nothing of the slot or the ring's queues may be touched from here on: the request may be
+  // committed already.
+  if (head == kAsleep) wake();
+}
+
+void Ring::drain_completed() {
+  const uintptr_t taken = completed_.exchange(kEmpty, std::memory_order_acquire);
+  Slot* slot = taken == kAsleep ? nullptr : reinterpret_cast<Slot*>(taken);
+  while (slot != nullptr) {
+    Slot* next = slot->next;
+    ++remote_completions_;
+    slot->queue->commit(*slot, slot->result);
+    slot = next;
+  }
+}
+
+void Ring::defer_commit(Slot& slot, int result) {
+  slot.word.store(Slot::make_word(slot.generation(), SlotState::kCompleted),
+                  std::memory_order_relaxed);
+  slot.result = result;
+  slot.next = std::exchange(deferred_, &slot);
+}
+
+void Ring::retry_deferred() {
+  Slot* slot = std::exchange(deferred_, nullptr);
+  while (slot != nullptr) {
+    Slot* next = slot->next;
+    slot->queue->commit(*slot, slot->result);
+    slot = next;
+  }
+}
+
+// ------------------------------------------------------------ the loop's turn --
+
+void Ring::prepare_wait() {
+  if (has_posted_.load(std::memory_order_acquire)) run_posted();
+  if (deferred_ != nullptr) retry_deferred();
+  // Without a request in the server's hands no other thread can complete one.
+  while (in_flight_ != 0) {
+    uintptr_t expected = kEmpty;
+    if (completed_.compare_exchange_strong(expected, kAsleep, std::memory_order_relaxed)) break;
+    drain_completed();
+  }
+}
+
+void Ring::wait_over() {
+  if (completed_.load(std::memory_order_relaxed) != kEmpty) drain_completed();
+}
+
+void Ring::wake() {
+  wakeups_.fetch_add(1, std::memory_order_relaxed);
+  const uint64_t one = 1;
+  // It can fail only when the count, which nobody reads, would overflow: in 500 000 years.
+  static_cast<void>(!write(wakeup_fd_.get(), &one, sizeof(one)));
+}
+
+void Ring::arm_wakeup_poll() {
+  io_uring_sqe* sqe = get_sqe();
+  if (sqe == nullptr) throw Error(EBUSY, "io_uring_submit", "the ring takes no SQE");
+  io_uring_prep_poll_multishot(sqe, wakeup_fd_.get(), POLLIN);
+  io_uring_sqe_set_data64(sqe, internal::kWakeupUserData);
+}
+
+void Ring::post(std::function<void()> task) {
+  {
+    const std::lock_guard lock(posted_mutex_);
+    posted_.push_back(std::move(task));
+    has_posted_.store(true, std::memory_order_release);
+  }
+  wake();
+}
+
+void Ring::run_posted() {
+  std::vector<std::function<void()>> tasks;
+  {
+    const std::lock_guard lock(posted_mutex_);
+    tasks.swap(posted_);
+    has_posted_.store(false, std::memory_order_relaxed);
+  }
+  for (auto& task : tasks) task();
+}
+
+io_uring_sqe* Ring::get_sqe() {
+  io_uring_sqe* sqe = io_uring_get_sqe(uring_);
+  if (sqe != nullptr) [[likely]]
+    return sqe;
+  io_uring_submit(uring_);
+  return io_uring_get_sqe(uring_);
+}
+
+void Ring::reserve_sqes(unsigned count) {
+  if (io_uring_sq_space_left(uring_) < count) io_uring_submit(uring_);
+}
+
+}  // namespace ublk
