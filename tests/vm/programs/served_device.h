@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+// A device on the real driver, served by a thread of the test with any Backend.
+#ifndef UBLK_TESTS_VM_SERVED_DEVICE_H
+#define UBLK_TESTS_VM_SERVED_DEVICE_H
+
+#include <fcntl.h>
+#include <ublk/control.h>
+#include <ublk/device.h>
+#include <ublk/ring.h>
+
+#include <exception>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+inline ublk::DeviceSpec device_spec(uint64_t bytes, uint16_t queues = 1, uint16_t depth = 32,
+                                    uint32_t attrs = 0) {
+  constexpr uint32_t kMaxIoBytes = 256 << 10;
+  ublk::DeviceSpec spec;
+  spec.info.nr_hw_queues = queues;
+  spec.info.queue_depth = depth;
+  spec.info.max_io_buf_bytes = kMaxIoBytes;
+  spec.info.dev_id = ublk::abi::kAnyDeviceId;
+  spec.params.types = ublk::abi::kParamBasic | ublk::abi::kParamDiscard;
+  spec.params.basic.attrs = attrs;
+  spec.params.basic.logical_bs_shift = 9;
+  spec.params.basic.physical_bs_shift = 12;
+  spec.params.basic.max_sectors = kMaxIoBytes / ublk::abi::kSectorSize;
+  spec.params.basic.dev_sectors = bytes / ublk::abi::kSectorSize;
+  spec.params.discard.discard_granularity = 4096;
+  spec.params.discard.max_discard_sectors = 1 << 16;
+  spec.params.discard.max_write_zeroes_sectors = 1 << 16;
+  spec.params.discard.max_discard_segments = 1;
+  return spec;
+}
+
+// Serves queues of any devices on one thread and one ring, until all of them have stopped.
+class ServingThread {
+ public:
+  ServingThread(std::vector<std::shared_ptr<ublk::DeviceNode>> nodes, ublk::Backend& backend)
+      : thread_([this, nodes = std::move(nodes), &backend]() mutable {
+          try {
+            io_uring uring;
+            ublk::Ring::init(&uring, 8192);
+            {
+              ublk::Ring ring(&uring);
+              for (auto& node : nodes)
+                for (uint16_t q = 0; q < node->info().nr_hw_queues; ++q)
+                  ring.attach(node, q, backend);
+              nodes.clear();
+              attached_.set_value();
+              while (ring.nr_queues() != 0) ring.run_once();
+            }
+            io_uring_queue_exit(&uring);
+          } catch (...) {
+            attached_.set_exception(std::current_exception());
+          }
+        }) {
+    attached_.get_future().get();
+  }
+
+ private:
+  std::promise<void> attached_;
+  std::jthread thread_;
+};
+
+// A started device with its thread. Stopped and deleted by the destructor.
+class ServedDevice {
+ public:
+  ServedDevice(ublk::Control& control, const ublk::DeviceSpec& spec, ublk::Backend& backend)
+      : device_(control, spec),
+        thread_(std::make_unique<ServingThread>(
+            std::vector<std::shared_ptr<ublk::DeviceNode>>{device_.node()}, backend)) {
+    try {
+      device_.start();
+    } catch (...) {
+      device_.stop();
+      throw;
+    }
+  }
+  ~ServedDevice() {
+    device_.stop();
+    thread_.reset();
+  }
+
+  ublk::Device& device() { return device_; }
+  std::string path() const { return device_.block_path(); }
+  ublk::UniqueFd open(int flags) const {
+    return ublk::UniqueFd(::open(path().c_str(), flags | O_CLOEXEC));
+  }
+
+ private:
+  ublk::Device device_;
+  std::unique_ptr<ServingThread> thread_;
+};
+
+#endif  // UBLK_TESTS_VM_SERVED_DEVICE_H
