@@ -95,8 +95,10 @@ stop_background() {
 
 # udev does not run unless a scenario wants it.
 start_udevd() {
+    [[ -x /lib/systemd/systemd-udevd ]] || fail "udev is not installed"
     start_background "$RESULT_DIR/udevd.log" /lib/systemd/systemd-udevd
     wait_for 10 test -S /run/udev/control
+    unset DM_DISABLE_UDEV
 }
 
 # --- the runner ------------------------------------------------------------------

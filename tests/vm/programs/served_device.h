@@ -43,9 +43,9 @@ class ServingThread {
       : thread_([this, nodes = std::move(nodes), &backend]() mutable {
           try {
             io_uring uring;
-            ublk::Ring::init(&uring, 8192);
+            const unsigned file_slots = ublk::Ring::init(&uring, 8192);
             {
-              ublk::Ring ring(&uring);
+              ublk::Ring ring(&uring, file_slots);
               for (auto& node : nodes)
                 for (uint16_t q = 0; q < node->info().nr_hw_queues; ++q)
                   ring.attach(node, q, backend);
