@@ -68,9 +68,9 @@ ublk::DeviceSpec null_device(uint64_t bytes, unsigned queues, unsigned depth) {
 void serve(const ublk::Device& device, std::promise<void>& attached) {
   NullBackend backend;
   io_uring uring;
-  ublk::Ring::init(&uring, 4096);
+  const unsigned file_slots = ublk::Ring::init(&uring, 4096);
   {
-    ublk::Ring ring(&uring);
+    ublk::Ring ring(&uring, file_slots);
     for (uint16_t queue = 0; queue < device.info().nr_hw_queues; ++queue)
       ring.attach(device.node(), queue, backend);
     attached.set_value();

@@ -23,7 +23,7 @@ std::byte* Backend::alloc_io_buffer(Queue&, uint16_t, size_t) { return nullptr; 
 void Backend::free_io_buffer(Queue&, uint16_t, std::byte*) {}
 
 Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backend& backend,
-             Slot* slots, uint16_t ring_slot)
+             Slot* slots, uint16_t ring_slot, int file_slot)
     : ring_(ring),
       node_(std::move(node)),
       backend_(backend),
@@ -32,6 +32,7 @@ Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backe
       index_(index),
       depth_(node_->info().queue_depth),
       ring_slot_(ring_slot),
+      file_slot_(file_slot),
       buffer_size_(node_->info().max_io_buf_bytes) {
   allocate_buffers();
 }
@@ -89,8 +90,9 @@ bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result) {
                               .tag = tag,
                               .result = result,
                               .addr = reinterpret_cast<uint64_t>(buffer_of(tag))};
-  internal::prepare_io_command(*sqe, node_->fd(), op, payload,
-                               internal::make_user_data(ring_slot_, tag));
+  const bool fixed = file_slot_ >= 0;
+  internal::prepare_io_command(*sqe, fixed ? file_slot_ : node_->fd(), fixed ? IOSQE_FIXED_FILE : 0,
+                               op, payload, internal::make_user_data(ring_slot_, tag));
   if (node_->driver().redirects()) node_->driver().redirect(*ring_.uring(), *sqe);
   ++with_kernel_;
   return true;

@@ -21,10 +21,12 @@ using internal::SlotState;
 namespace {
 
 constexpr unsigned kSubmitEntries = 256;
+constexpr unsigned kFileSlots =
+    1024;  // devices of a ring; the default RLIMIT_NOFILE allows no more
 
 }  // namespace
 
-void Ring::init(io_uring* uring, unsigned cq_entries) {
+unsigned Ring::init(io_uring* uring, unsigned cq_entries) {
   io_uring_params params{};
   params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SINGLE_ISSUER |
                  IORING_SETUP_DEFER_TASKRUN;
@@ -36,9 +38,11 @@ void Ring::init(io_uring* uring, unsigned cq_entries) {
                                 : "");
   // Saves the lookup of the ring's descriptor in each io_uring_enter; not having it costs no more.
   io_uring_register_ring_fd(uring);
+  return io_uring_register_files_sparse(uring, kFileSlots) == 0 ? kFileSlots : 0;
 }
 
-Ring::Ring(io_uring* uring) : uring_(uring), thread_(pthread_self()) {
+Ring::Ring(io_uring* uring, unsigned file_slots)
+    : uring_(uring), thread_(pthread_self()), file_slots_(file_slots) {
   wakeup_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wakeup_fd_) throw Error(errno, "eventfd");
   arm_wakeup_poll();
@@ -62,10 +66,12 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
   if (number == queues_.size()) queues_.emplace_back();
 
   Slot* slots = take_slots(node->info().queue_depth);
+  const int file_slot = take_file_slot(*node);
   try {
-    queues_[number].reset(
-        new Queue(*this, std::move(node), queue, backend, slots, static_cast<uint16_t>(number)));
+    queues_[number].reset(new Queue(*this, std::move(node), queue, backend, slots,
+                                    static_cast<uint16_t>(number), file_slot));
   } catch (...) {
+    give_back_file_slot(file_slot);
     give_back_slots(slots);
     throw;
   }
@@ -81,6 +87,8 @@ void Ring::queue_stopped(Queue& queue) {
   --nr_queues_;
   ended->free_buffers();
   give_back_slots(ended->slots_);
+  // The table's reference would keep the device from being deleted.
+  give_back_file_slot(ended->file_slot_);
   ended->node_.reset();
   ended->backend_.stopped(*ended);
 }
@@ -102,6 +110,29 @@ Slot* Ring::take_slots(uint16_t depth) {
 void Ring::give_back_slots(Slot* slots) {
   for (SlotBlock& block : slot_blocks_)
     if (block.slots == slots) block.free = true;
+}
+
+int Ring::take_file_slot(const DeviceNode& node) {
+  int free_slot = -1;
+  for (size_t slot = 0; slot < file_slots_.size(); ++slot) {
+    if (file_slots_[slot].node == &node) {
+      ++file_slots_[slot].queues;
+      return static_cast<int>(slot);
+    }
+    if (file_slots_[slot].node == nullptr && free_slot < 0) free_slot = static_cast<int>(slot);
+  }
+  if (free_slot < 0) return -1;
+  const int fd = node.fd();
+  if (io_uring_register_files_update(uring_, free_slot, &fd, 1) != 1) return -1;
+  file_slots_[free_slot] = {&node, 1};
+  return free_slot;
+}
+
+void Ring::give_back_file_slot(int slot) {
+  if (slot < 0 || --file_slots_[slot].queues != 0) return;
+  file_slots_[slot].node = nullptr;
+  const int none = -1;
+  io_uring_register_files_update(uring_, slot, &none, 1);
 }
 
 // -------------------------------------------------------------- completions --

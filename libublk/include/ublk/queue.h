@@ -65,7 +65,7 @@ class UBLK_EXPORT Queue {
   friend class Ring;
 
   Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backend& backend,
-        internal::Slot* slots, uint16_t ring_slot);
+        internal::Slot* slots, uint16_t ring_slot, int file_slot);
   void allocate_buffers();
   void free_buffers();
   void fetch_all();
@@ -83,6 +83,7 @@ class UBLK_EXPORT Queue {
   const uint16_t index_;
   const uint16_t depth_;
   const uint16_t ring_slot_;                   // this queue's number in user_data
+  const int file_slot_;                        // of the node in the ring's file table, or -1
   uint32_t with_kernel_ = 0;                   // tags that the kernel holds
   uint32_t in_flight_ = 0;                     // tags that the server holds
   size_t buffer_size_ = 0;                     // bytes a tag

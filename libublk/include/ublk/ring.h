@@ -4,8 +4,8 @@
 // queues of any devices, and the caller's own I/O beside them:
 //
 //   io_uring uring;
-//   ublk::Ring::init(&uring, 4096);
-//   ublk::Ring ring(&uring);
+//   const unsigned file_slots = ublk::Ring::init(&uring, 4096);
+//   ublk::Ring ring(&uring, file_slots);
 //   ring.attach(device.node(), 0, backend);
 //   while (!done) {
 //     ring.run_once([&](const io_uring_cqe& cqe) { ... the caller's own completions ... });
@@ -52,12 +52,15 @@ class UBLK_EXPORT Ring {
  public:
   // Sets up an io_uring as serving wants it: SINGLE_ISSUER, DEFER_TASKRUN, COOP_TASKRUN, a submit
   // queue of 256, room for `cq_entries` completions (a power of two up to 65536: the sum of all
-  // queues' depths and the caller's own I/O; beyond it nothing is lost, but it gets slower). Call
-  // it on the thread that will serve. Throws Error. io_uring_queue_exit() is the caller's.
-  static void init(io_uring* uring, unsigned cq_entries);
+  // queues' depths and the caller's own I/O; beyond it nothing is lost, but it gets slower), and a
+  // sparse file table, whose size it returns: 0 if the system refuses one. Call it on the thread
+  // that will serve. Throws Error. io_uring_queue_exit() is the caller's.
+  static unsigned init(io_uring* uring, unsigned cq_entries);
 
-  // `uring` must outlive the Ring. Throws Error.
-  explicit Ring(io_uring* uring);
+  // `uring` must outlive the Ring. Of its file table the first `file_slots` slots are the
+  // library's: /dev/ublkcN of as many devices is registered there while their queues are attached,
+  // which makes each command cheaper. Throws Error.
+  explicit Ring(io_uring* uring, unsigned file_slots = 0);
   // All queues must have stopped.
   ~Ring();
   Ring(const Ring&) = delete;
@@ -120,6 +123,14 @@ class UBLK_EXPORT Ring {
     bool free;
   };
 
+  // A device's descriptor in the ring's file table; queues of one device share it.
+  struct FileSlot {
+    const DeviceNode* node;  // nullptr: free
+    unsigned queues;
+  };
+  int take_file_slot(const DeviceNode& node);  // -1: none is free
+  void give_back_file_slot(int slot);
+
   void handle(uint64_t user_data, int result, uint32_t flags);
   void queue_stopped(Queue& queue);
   void push_completed(internal::Slot& slot);
@@ -137,6 +148,7 @@ class UBLK_EXPORT Ring {
   UniqueFd wakeup_fd_;
   std::vector<std::unique_ptr<Queue>> queues_;  // by ring_slot_; holes are free
   std::vector<SlotBlock> slot_blocks_;
+  std::vector<FileSlot> file_slots_;
   internal::Slot* deferred_ = nullptr;  // commits for which the ring had no SQE
   size_t nr_queues_ = 0;
   size_t in_flight_ = 0;  // requests of all queues in the server's hands
