@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MIT
+#include "backing.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+#include "file_lock.h"
+
+namespace file {
+namespace {
+
+constexpr uint32_t kMaxLogicalBlock = 4096;
+constexpr uint32_t kMaxFileGranularity = 64u << 10;
+
+std::string bytes(uint64_t n) { return std::to_string(n) + " bytes"; }
+
+bool fits(uint64_t value, uint64_t most) { return std::has_single_bit(value) && value <= most; }
+
+// A limit of the disk that a block device is, or is a partition of; 0 if there is none.
+uint64_t queue_limit(dev_t device, const char* name) {
+  const std::string disk =
+      "/sys/dev/block/" + std::to_string(major(device)) + ':' + std::to_string(minor(device));
+  for (const char* queue : {"/queue/", "/../queue/"}) {
+    std::ifstream attribute(disk + queue + name);
+    uint64_t value = 0;
+    if (attribute >> value) return value;
+  }
+  return 0;
+}
+
+dev_t device_of(const std::string& path) {
+  struct stat st;
+  return stat(path.c_str(), &st) == 0 ? st.st_dev : 0;
+}
+
+}  // namespace
+
+Backing::Backing(BackingOptions options) : options_(std::move(options)) {
+  const bool created = !exists();
+  if (created) create();
+  try {
+    open();
+    if (block_device_)
+      measure_block_device();
+    else
+      measure_file();
+    if (options_.direct) measure_direct();
+    if (limits_.logical_block > kMaxLogicalBlock)
+      refuse("needs blocks of " + bytes(limits_.logical_block) + ", a device has at most " +
+             std::to_string(kMaxLogicalBlock));
+    settle_size();
+    acquire();
+  } catch (...) {
+    if (created) unlink(options_.path.c_str());
+    throw;
+  }
+}
+
+void Backing::fail(int error, const std::string& what) const {
+  throw std::system_error(error, std::generic_category(), options_.path + ": " + what);
+}
+
+void Backing::refuse(const std::string& what) const {
+  throw std::invalid_argument(options_.path + ": " + what);
+}
+
+// Looks before it opens: to open a FIFO waits for its other end, to open a tape rewinds it.
+bool Backing::exists() const {
+  struct stat st;
+  if (stat(options_.path.c_str(), &st) == 0) {
+    if (S_ISDIR(st.st_mode)) refuse("is a directory; expected a file or a block device");
+    if (S_ISCHR(st.st_mode)) refuse("is a character device; expected a file or a block device");
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+      refuse("is neither a file nor a block device");
+    return true;
+  }
+  if (errno != ENOENT) fail(errno, "cannot be looked at");
+  if (!options_.create) fail(ENOENT, "cannot be opened (create = true would make it)");
+  return false;
+}
+
+void Backing::create() {
+  if (!options_.size) refuse("does not exist, and create = true needs a size to make it");
+  if (options_.read_only) fail(ENOENT, "is not created for a read-only device");
+  if (options_.recovering)
+    fail(ENOENT, "held the data of this device and is gone; an empty one is not put in its place");
+  const std::string folder = std::filesystem::path(options_.path).parent_path().string();
+  if (device_of(folder) == device_of("/dev"))
+    fail(ENOENT, "is not created, since it would be a plain file among the device nodes");
+
+  const Fd made(::open(options_.path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
+  if (!made) fail(errno, "cannot be created");
+  // The name must be as durable as what will be flushed to the file.
+  const Fd parent(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (parent) fsync(parent.get());
+}
+
+void Backing::open() {
+  const int flags = (options_.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC;
+  fd_ = Fd(::open(options_.path.c_str(), flags | (options_.direct ? O_DIRECT : 0)));
+  if (!fd_) {
+    if (errno == EINVAL && options_.direct) fail(errno, "cannot be opened with direct = true");
+    fail(errno, options_.read_only ? "cannot be opened for reading"
+                                   : "cannot be opened for reading and writing");
+  }
+  struct stat st;
+  if (fstat(fd_.get(), &st) != 0) fail(errno, "fstat");
+  block_device_ = S_ISBLK(st.st_mode);
+}
+
+void Backing::measure_file() {
+  struct stat st;
+  if (fstat(fd_.get(), &st) != 0) fail(errno, "fstat");
+  const auto block = static_cast<uint64_t>(st.st_blksize);
+  if (fits(block, kMaxFileGranularity)) {
+    limits_.discard_granularity = static_cast<uint32_t>(std::max<uint64_t>(block, 512));
+    if (block > limits_.physical_block) limits_.io_opt = static_cast<uint32_t>(block);
+  }
+  // Whether the filesystem can punch holes: tried past the end of the file, where there is no data.
+  if (!options_.read_only) {
+    const auto past_end = static_cast<off_t>((file_size() + kMaxFileGranularity) /
+                                             kMaxFileGranularity * kMaxFileGranularity);
+    limits_.can_discard = fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, past_end,
+                                    kMaxFileGranularity) == 0;
+  }
+}
+
+// What O_DIRECT asks of offsets and buffers. Filesystems that do not tell get whole 4096-byte
+// blocks: to try out less could succeed in a hole and fail elsewhere.
+void Backing::measure_direct() {
+  uint32_t offset_alignment = kMaxLogicalBlock;
+  limits_.dma_alignment = 512;
+  struct statx stx {};
+  if (statx(fd_.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
+      (stx.stx_mask & STATX_DIOALIGN)) {
+    if (stx.stx_dio_offset_align == 0)
+      fail(EOPNOTSUPP, "direct = true, which its filesystem cannot do");
+    offset_alignment = stx.stx_dio_offset_align;
+    limits_.dma_alignment = std::clamp<uint32_t>(stx.stx_dio_mem_align, 4, 4096);
+  } else if (block_device_) {
+    offset_alignment = limits_.logical_block;
+  }
+  limits_.logical_block = std::max(limits_.logical_block, offset_alignment);
+  limits_.physical_block = std::max(limits_.physical_block, limits_.logical_block);
+  limits_.discard_granularity = std::max(limits_.discard_granularity, limits_.logical_block);
+}
+
+void Backing::measure_block_device() {
+  struct stat st;
+  int logical = 0;
+  unsigned physical = 0;
+  unsigned io_min = 0;
+  unsigned io_opt = 0;
+  unsigned short rotational = 0;
+  const int fd = fd_.get();
+  if (fstat(fd, &st) != 0 || ioctl(fd, BLKSSZGET, &logical) != 0 ||
+      ioctl(fd, BLKPBSZGET, &physical) != 0)
+    fail(errno, "cannot be asked for its block size");
+  ioctl(fd, BLKIOMIN, &io_min);
+  ioctl(fd, BLKIOOPT, &io_opt);
+  ioctl(fd, BLKROTATIONAL, &rotational);
+  limits_.logical_block = static_cast<uint32_t>(logical);
+  limits_.physical_block = std::max<uint32_t>(physical, limits_.logical_block);
+  limits_.io_min = std::has_single_bit(io_min) ? std::max(io_min, limits_.physical_block)
+                                               : limits_.physical_block;
+  limits_.io_opt = std::has_single_bit(io_opt) ? io_opt : 0;
+  limits_.rotational = rotational != 0;
+
+  // A hole is punched with the device's own write-zeroes command. Discard is worth offering only
+  // where that command frees space, which a device without discard doesn't.
+  const uint64_t granularity = queue_limit(st.st_rdev, "discard_granularity");
+  limits_.can_discard = !options_.read_only && queue_limit(st.st_rdev, "discard_max_bytes") > 0 &&
+                        queue_limit(st.st_rdev, "write_zeroes_max_bytes") > 0;
+  limits_.discard_granularity = limits_.logical_block;
+  if (fits(granularity, std::numeric_limits<uint32_t>::max()))
+    limits_.discard_granularity =
+        std::max(static_cast<uint32_t>(granularity), limits_.logical_block);
+}
+
+uint64_t Backing::file_size() const {
+  uint64_t size = 0;
+  if (block_device_) {
+    if (ioctl(fd_.get(), BLKGETSIZE64, &size) != 0) fail(errno, "cannot be asked for its size");
+    return size;
+  }
+  struct stat st;
+  if (fstat(fd_.get(), &st) != 0) fail(errno, "fstat");
+  return static_cast<uint64_t>(st.st_size);
+}
+
+// Decides the device's size; the file is not changed yet.
+void Backing::settle_size() {
+  const uint64_t block = limits_.logical_block;
+  const uint64_t available = file_size();
+  if (options_.offset % block != 0)
+    refuse("offset is " + bytes(options_.offset) + ", expected a multiple of the block size, " +
+           std::to_string(block));
+  if (options_.size) {
+    size_ = *options_.size;
+    if (size_ == 0 || size_ % block != 0)
+      refuse("size is " + bytes(size_) + ", expected a multiple of the block size, " +
+             std::to_string(block));
+    if (size_ > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) - options_.offset)
+      refuse("offset and size add up to more than a file can have");
+    return;
+  }
+  if (options_.create) refuse("create = true needs a size");
+  if (options_.offset >= available)
+    refuse("offset is " + bytes(options_.offset) + ", but the file has only " + bytes(available));
+  ignored_tail_ = (available - options_.offset) % block;
+  size_ = available - options_.offset - ignored_tail_;
+  if (size_ == 0)
+    refuse("has " + bytes(available - options_.offset) +
+           " from the offset on, less than a block of " + std::to_string(block));
+}
+
+bool Backing::acquire() {
+  if (acquired_) return true;
+  const bool writable = !options_.read_only;
+  try {
+    if (!try_lock(fd_.get(), writable)) return false;
+  } catch (const std::system_error& e) {
+    fail(e.code().value(), "cannot be locked");
+  }
+  // Not on fd_ itself: the claim is to end with the process, whereas the lock waits for its writes.
+  if (block_device_ && writable && !claim_) {
+    claim_ = Fd(::open(options_.path.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
+    if (!claim_) fail(errno, "is in use, by a mount maybe");
+  }
+  grow();
+  acquired_ = true;
+  return true;
+}
+
+void Backing::grow() {
+  const uint64_t end = options_.offset + size_;
+  const uint64_t available = file_size();
+  if (available >= end) return;
+  const std::string lack = "has " + bytes(available) + ", the device needs " + bytes(end);
+  if (block_device_) refuse(lack);
+  if (!options_.create || options_.read_only)
+    refuse(lack + " (create = true would let a writable device make it longer)");
+  if (ftruncate(fd_.get(), static_cast<off_t>(end)) != 0 || fsync(fd_.get()) != 0)
+    fail(errno, "cannot be made " + bytes(end) + " long");
+}
+
+}  // namespace file
