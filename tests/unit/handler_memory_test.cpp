@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <thread>
+#include <vector>
+
+#include "handler_host.h"
+#include "test_data.h"
+
+namespace {
+
+using test::Bytes;
+using test::Device;
+using test::HandlerError;
+using test::pattern;
+using test::zeroes;
+
+constexpr uint32_t kMiB = 1 << 20;
+
+// Bytes of memory that this process has.
+int64_t resident() {
+  int64_t total = 0;
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> total >> pages;
+  return pages * sysconf(_SC_PAGESIZE);
+}
+
+TEST(MemoryHandler, IsVolatileAndNeedsNoFlush) {
+  const Device disk("memory", {{"size", "1M"}});
+  EXPECT_EQ(disk.geometry().size, kMiB);
+  EXPECT_EQ(disk.geometry().flags,
+            UBLK_GEOMETRY_VOLATILE | UBLK_GEOMETRY_DISCARD | UBLK_GEOMETRY_WRITE_ZEROES);
+}
+
+TEST(MemoryHandler, RefusesASizeOfBrokenBlocks) {
+  try {
+    const Device disk("memory", {{"size", "1000000"}});
+    FAIL() << "opened";
+  } catch (const HandlerError& e) {
+    EXPECT_EQ(e.error, EINVAL);
+    EXPECT_STREQ(e.what(), "size is 1000000 bytes, expected a multiple of 512");
+  }
+}
+
+TEST(MemoryHandler, RefusesASizeThatNoAddressSpaceHas) {
+  try {
+    const Device disk("memory", {{"size", "1000P"}});
+    FAIL() << "opened";
+  } catch (const HandlerError& e) {
+    EXPECT_EQ(e.error, ENOMEM);
+    EXPECT_NE(std::string(e.what()).find("cannot reserve"), std::string::npos) << e.what();
+  }
+}
+
+TEST(MemoryHandler, GivesBackWhatWasWrittenAtAnyOffsetAndLength) {
+  Device disk("memory", {{"size", "4M"}});
+  Bytes expected = zeroes(4 * kMiB);
+  uint32_t seed = 1;
+  for (const uint32_t offset : {0u, 512u, 3584u, 4096u, 65536u + 1024u, kMiB - 512u, 3 * kMiB}) {
+    for (const uint32_t length : {512u, 1024u, 4096u, 4608u, 130048u, kMiB - 512u}) {
+      const Bytes data = pattern(length, seed++);
+      EXPECT_EQ(disk.write(offset, data), static_cast<int>(length));
+      std::ranges::copy(data, expected.begin() + offset);
+    }
+  }
+  for (uint32_t at = 0; at < 4 * kMiB; at += kMiB)
+    EXPECT_TRUE(std::ranges::equal(disk.read(at, kMiB), std::span(expected).subspan(at, kMiB)))
+        << at;
+}
+
+TEST(MemoryHandler, ServesItsLastBlockWhenThatEndsInsideAPage) {
+  const uint32_t size = kMiB + 512;
+  Device disk("memory", {{"size", std::to_string(size)}});
+  const Bytes data = pattern(1024);
+  disk.write(size - 1024, data);
+  EXPECT_EQ(disk.read(size - 1024, 1024), data);
+  disk.discard(size - 512, 512);
+  Bytes expected = zeroes(1024);
+  std::copy_n(data.begin(), 512, expected.begin());
+  EXPECT_EQ(disk.read(size - 1024, 1024), expected);
+  disk.discard(0, size);
+  EXPECT_EQ(disk.read(size - 1024, 1024), zeroes(1024));
+}
+
+// Zeroes [from, to) of a written megabyte by `how` and compares all of it.
+template <class How>
+void expect_zeroed(How how) {
+  for (const auto& [from, to] :
+       std::vector<std::pair<uint32_t, uint32_t>>{{0, 512},
+                                                  {512, 1024},
+                                                  {4096, 8192},
+                                                  {3584, 8704},
+                                                  {512, 262144 + 512},  // over a word of the bitmap
+                                                  {3584, 4608},
+                                                  {kMiB - 512, kMiB},
+                                                  {0, kMiB}}) {
+    Device disk("memory", {{"size", "1M"}});
+    Bytes expected = pattern(kMiB);
+    disk.write(0, expected);
+    how(disk, from, to - from);
+    std::fill(expected.begin() + from, expected.begin() + to, std::byte{0});
+    EXPECT_EQ(disk.read(0, kMiB), expected) << from << ".." << to;
+    // No old data comes back with a write beside it.
+    disk.write(from, pattern(512, 2));
+    std::ranges::copy(pattern(512, 2), expected.begin() + from);
+    EXPECT_EQ(disk.read(0, kMiB), expected) << from << ".." << to;
+  }
+}
+
+TEST(MemoryHandler, ReadsZeroesWhereItDiscarded) {
+  expect_zeroed([](Device& disk, uint32_t at, uint32_t n) { disk.discard(at, n); });
+}
+
+TEST(MemoryHandler, ReadsZeroesWhereZeroesWereWritten) {
+  expect_zeroed([](Device& disk, uint32_t at, uint32_t n) { disk.write_zeroes(at, n); });
+  expect_zeroed([](Device& disk, uint32_t at, uint32_t n) {
+    disk.write_zeroes(at, n, UBLK_REQUEST_NO_UNMAP);
+  });
+}
+
+TEST(MemoryHandler, TakesMemoryForWrittenPagesAndFreesDiscardedOnes) {
+  constexpr uint32_t kPart = 64 * kMiB;
+  constexpr int64_t kSlack = 16 * kMiB;
+  Device disk("memory", {{"size", "100G"}});
+  const Bytes data = pattern(kMiB);
+  disk.read(0, kMiB);
+  const int64_t before = resident();
+  for (uint64_t at = 0; at < kPart; at += kMiB) disk.read(at, kMiB);
+  EXPECT_LT(resident(), before + kSlack) << "reading takes memory";
+  for (uint64_t at = 0; at < kPart; at += kMiB) disk.write(at, data);
+  EXPECT_GT(resident(), before + kPart - kSlack);
+  disk.write_zeroes(0, kPart / 2, UBLK_REQUEST_NO_UNMAP);
+  EXPECT_GT(resident(), before + kPart - kSlack) << "what must stay allocated was freed";
+  disk.write_zeroes(0, kPart / 2);
+  EXPECT_LT(resident(), before + kPart / 2 + kSlack);
+  disk.discard(0, kPart);
+  EXPECT_LT(resident(), before + kSlack);
+}
+
+TEST(MemoryHandler, FailsAWriteWithNoSpaceBeforeMemoryRunsOut) {
+  Device disk("memory", {{"size", "1M"}, {"keep_free", "1P"}});
+  EXPECT_EQ(disk.queue().run(UBLK_OP_WRITE, 0, 4096), -ENOSPC);
+  EXPECT_EQ(disk.queue().run(UBLK_OP_WRITE_ZEROES, 0, 4096, UBLK_REQUEST_NO_UNMAP), -ENOSPC);
+  EXPECT_EQ(disk.queue().run(UBLK_OP_WRITE_ZEROES, 0, 4096), 0) << "needs no memory";
+  EXPECT_EQ(disk.read(0, 4096), zeroes(4096));
+}
+
+// Each queue has every fourth block, so that all of them work in the same pages.
+TEST(MemoryHandler, ServesQueuesAtOnceInTheSamePages) {
+  constexpr uint32_t kQueues = 4;
+  constexpr uint32_t kBlocks = 2048;
+  Device disk("memory", {{"size", "1M"}}, 0, kQueues);
+  auto work = [&](uint32_t index) {
+    test::Queue& queue = disk.queue(index);
+    for (uint32_t round = 1; round <= 20; ++round) {
+      const Bytes data = pattern(512, index * 100 + round);
+      for (uint32_t block = index; block < kBlocks; block += kQueues) {
+        std::ranges::copy(data, queue.buffer(0).begin());
+        ASSERT_EQ(queue.run(UBLK_OP_WRITE, block * 512, 512), 512);
+        ASSERT_EQ(queue.run(UBLK_OP_READ, block * 512, 512, 0, 1), 512);
+        ASSERT_TRUE(std::ranges::equal(queue.buffer(1).first(512), data));
+        if (block % 3 != 0) continue;
+        ASSERT_EQ(queue.run(UBLK_OP_DISCARD, block * 512, 512), 0);
+        ASSERT_EQ(queue.run(UBLK_OP_READ, block * 512, 512, 0, 1), 512);
+        ASSERT_TRUE(std::ranges::equal(queue.buffer(1).first(512), zeroes(512)));
+      }
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (uint32_t index = 0; index < kQueues; ++index) threads.emplace_back(work, index);
+}
+
+// Writes and discards of one page that meet may be done in either order, but a page that is
+// discarded once all is quiet is zero, and stays so when a part of it is written.
+TEST(MemoryHandler, LosesNoPageWhereWritesAndDiscardsMeet) {
+  Device disk("memory", {{"size", "1M"}}, 0, 2);
+  auto work = [&](uint32_t index) {
+    test::Queue& queue = disk.queue(index);
+    std::ranges::copy(pattern(4096), queue.buffer(0).begin());
+    for (unsigned i = 0; i < 20000; ++i)
+      ASSERT_GE(queue.run(index == 0 ? UBLK_OP_WRITE : UBLK_OP_DISCARD, 8192, 4096), 0);
+  };
+  {
+    std::jthread writer(work, 0);
+    std::jthread discarder(work, 1);
+  }
+  disk.discard(8192, 4096);
+  disk.write(8192, pattern(512));
+  Bytes expected = zeroes(4096);
+  std::ranges::copy(pattern(512), expected.begin());
+  EXPECT_EQ(disk.read(8192, 4096), expected);
+}
+
+}  // namespace
