@@ -13,14 +13,33 @@
 
 namespace ublk {
 
+using internal::Phase;
 using internal::Slot;
 using internal::SlotState;
 
 Backend::~Backend() = default;
 void Backend::failed(Queue&, uint16_t, int) {}
 void Backend::stopped(Queue&) {}
+// The handle's end fails the request.
+void Backend::need_buffer(Request) {}
+void Backend::buffer_done(Queue&, uint16_t, std::byte*) {}
 std::byte* Backend::alloc_io_buffer(Queue&, uint16_t, size_t) { return nullptr; }
 void Backend::free_io_buffer(Queue&, uint16_t, std::byte*) {}
+
+BufferMode buffer_mode(const abi::DevInfo& info) {
+  if ((info.flags & abi::kFlagUserCopy) != 0) return BufferMode::kUserCopy;
+  if ((info.flags & abi::kFlagNeedGetData) != 0) return BufferMode::kGetData;
+  return BufferMode::kCopy;
+}
+
+static std::byte* map_memory(size_t bytes) {
+  void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (map == MAP_FAILED) throw std::bad_alloc();
+  // A huge page would make one small request cost as much memory as hundreds.
+  madvise(map, bytes, MADV_NOHUGEPAGE);
+  return static_cast<std::byte*>(map);
+}
 
 Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backend& backend,
              Slot* slots, uint16_t ring_slot, int file_slot)
@@ -29,12 +48,15 @@ Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backe
       backend_(backend),
       descriptors_(node_->descriptors(index)),
       slots_(slots),
+      mode_(buffer_mode(node_->info())),
       index_(index),
       depth_(node_->info().queue_depth),
       ring_slot_(ring_slot),
       file_slot_(file_slot),
       buffer_size_(node_->info().max_io_buf_bytes) {
-  allocate_buffers();
+  if (mode_ == BufferMode::kCopy) allocate_buffers();
+  // Only addresses, until a write fails before it has a buffer.
+  if (mode_ == BufferMode::kGetData) waste_ = map_memory(buffer_size_);
 }
 
 Queue::~Queue() { free_buffers(); }
@@ -44,12 +66,7 @@ Queue::~Queue() { free_buffers(); }
 void Queue::allocate_buffers() {
   std::byte* first = backend_.alloc_io_buffer(*this, 0, buffer_size_);
   if (first == nullptr) {
-    void* map = mmap(nullptr, depth_ * buffer_size_, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED) throw std::bad_alloc();
-    // A huge page would make one small request cost as much memory as hundreds.
-    madvise(map, depth_ * buffer_size_, MADV_NOHUGEPAGE);
-    buffers_ = static_cast<std::byte*>(map);
+    buffers_ = map_memory(depth_ * buffer_size_);
     return;
   }
   try {
@@ -71,25 +88,38 @@ void Queue::allocate_buffers() {
 void Queue::free_buffers() {
   if (buffers_ != nullptr) munmap(buffers_, depth_ * buffer_size_);
   buffers_ = nullptr;
+  if (waste_ != nullptr) munmap(waste_, buffer_size_);
+  waste_ = nullptr;
   if (own_buffers_ == nullptr) return;
   for (uint16_t tag = 0; tag < depth_; ++tag)
     if (own_buffers_[tag] != nullptr) backend_.free_io_buffer(*this, tag, own_buffers_[tag]);
   own_buffers_.reset();
 }
 
-std::byte* Queue::buffer_of(uint16_t tag) const {
+std::byte* Queue::tag_buffer(uint16_t tag) const {
+  if (mode_ != BufferMode::kCopy) return nullptr;
   return buffers_ != nullptr ? buffers_ + tag * buffer_size_ : own_buffers_[tag];
+}
+
+void Queue::prepare_copy(io_uring_sqe& sqe, const io_uring& uring, const Request& request,
+                         void* memory, uint32_t length, uint32_t offset) const {
+  const bool fixed = file_slot_ >= 0 && &uring == ring_.uring();
+  const int fd = fixed ? file_slot_ : node_->fd();
+  const uint64_t position = abi::user_copy_offset(index_, request.tag(), offset);
+  if (request.op() == Operation::kWrite)
+    io_uring_prep_read(&sqe, fd, memory, length, position);
+  else
+    io_uring_prep_write(&sqe, fd, memory, length, position);
+  if (fixed) sqe.flags |= IOSQE_FIXED_FILE;
 }
 
 // -------------------------------------------------------- fetch and commit --
 
-bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result) {
+bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result, const void* address) {
   io_uring_sqe* sqe = ring_.get_sqe();
   if (sqe == nullptr) return false;
-  const abi::IoCmd payload = {.q_id = index_,
-                              .tag = tag,
-                              .result = result,
-                              .addr = reinterpret_cast<uint64_t>(buffer_of(tag))};
+  const abi::IoCmd payload = {
+      .q_id = index_, .tag = tag, .result = result, .addr = reinterpret_cast<uint64_t>(address)};
   const bool fixed = file_slot_ >= 0;
   internal::prepare_io_command(*sqe, fixed ? file_slot_ : node_->fd(), fixed ? IOSQE_FIXED_FILE : 0,
                                op, payload, internal::make_user_data(ring_slot_, tag));
@@ -100,54 +130,117 @@ bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result) {
 
 void Queue::fetch_all() {
   for (uint16_t tag = 0; tag < depth_; ++tag)
-    if (!submit_command(abi::IoOp::kFetchReq, tag, 0)) backend_.failed(*this, tag, EBUSY);
+    if (!submit_command(abi::IoOp::kFetchReq, tag, 0, tag_buffer(tag)))
+      backend_.failed(*this, tag, EBUSY);
 }
 
 void Queue::handle_cqe(uint16_t tag, int result) {
   --with_kernel_;
-  if (result == abi::kIoResOk) {
-    dispatch(tag);
-    return;
-  }
-  if (result != -ENODEV) backend_.failed(*this, tag, result < 0 ? -result : EPROTO);
-  if (with_kernel_ == 0 && in_flight_ == 0) ring_.queue_stopped(*this);
+  if (result != abi::kIoResOk && result != abi::kIoResNeedGetData)
+    command_failed(tag, result);
+  else if (slots_[tag].phase == Phase::kAwaitsData || slots_[tag].phase == Phase::kFailing)
+    data_arrived(slots_[tag]);
+  else
+    take_request(tag, result == abi::kIoResNeedGetData);
 }
 
-void Queue::dispatch(uint16_t tag) {
+void Queue::data_arrived(Slot& slot) {
+  const bool failing = slot.phase == Phase::kFailing;
+  slot.phase = Phase::kServing;
+  if (!failing) {
+    hand_over(slot);
+    return;
+  }
+  madvise(waste_, buffer_size_, MADV_DONTNEED);
+  ++in_flight_;
+  ++ring_.in_flight_;
+  commit(slot);
+}
+
+void Queue::take_request(uint16_t tag, bool wants_buffer) {
   Slot& slot = slots_[tag];
   slot.ring = &ring_;
   slot.queue = this;
   slot.tag = tag;
-  slot.desc = descriptors_[tag];
+  slot.buffer = tag_buffer(tag);
+  slot.start_sector = descriptors_[tag].start_sector;
+  slot.op_flags = descriptors_[tag].op_flags;
+  slot.nr_sectors = descriptors_[tag].nr_sectors;
+  slot.phase = wants_buffer ? Phase::kNeedsBuffer : Phase::kServing;
+  hand_over(slot);
+}
+
+void Queue::hand_over(Slot& slot) {
   ++in_flight_;
   ++ring_.in_flight_;
   // Release: another thread that gets the id by any way, and whose exchange acquires this word,
   // sees the slot filled in.
   slot.word.store(Slot::make_word(slot.generation(), SlotState::kServer),
                   std::memory_order_release);
-  backend_.submit(Request(&slot));
+  if (slot.phase == Phase::kNeedsBuffer)
+    backend_.need_buffer(Request(&slot));
+  else
+    backend_.submit(Request(&slot));
+}
+
+void Queue::command_failed(uint16_t tag, int error) {
+  Slot& slot = slots_[tag];
+  if (slot.phase == Phase::kAwaitsData) backend_.buffer_done(*this, tag, slot.buffer);
+  slot.phase = Phase::kServing;
+  if (error != -ENODEV) backend_.failed(*this, tag, error < 0 ? -error : EPROTO);
+  if (with_kernel_ == 0 && in_flight_ == 0) ring_.queue_stopped(*this);
+}
+
+// The kernel takes no commit of a write whose data it has offered and nobody has fetched: one that
+// has failed for want of a buffer is fetched to memory that nobody reads.
+void Queue::get_data(Slot& slot) {
+  if (slot.phase == Phase::kNeedsBuffer) {
+    slot.phase = Phase::kFailing;
+    if (slot.result >= 0) slot.result = -EIO;
+  }
+  const std::byte* address = slot.phase == Phase::kFailing ? waste_ : slot.buffer;
+  if (!submit_command(abi::IoOp::kNeedGetData, slot.tag, 0, address)) {
+    ring_.defer(slot);
+    return;
+  }
+  // Whoever still has the id must not complete the request meanwhile.
+  give_to_kernel(slot, slot.generation() + 1);
 }
 
 // A result that the kernel can take: for a read or write all of it or an error, since kernels
 // differ in what they make of a short one, and warn about a long one.
-static int checked_result(const abi::IoDesc& desc, int result) {
+static int checked_result(const Slot& slot) {
   constexpr int kMaxErrno = 4095;
-  if (result < 0) return result >= -kMaxErrno ? result : -EIO;
-  const auto op = static_cast<Operation>(desc.op_flags & abi::kOpMask);
-  if (op != Operation::kRead && op != Operation::kWrite) return 0;
-  const uint64_t length = uint64_t{desc.nr_sectors} * abi::kSectorSize;
-  return static_cast<uint64_t>(result) == length ? result : -EIO;
+  if (slot.result < 0) return slot.result >= -kMaxErrno ? slot.result : -EIO;
+  if (!slot.has_data()) return 0;
+  return static_cast<uint64_t>(slot.result) == slot.length() ? slot.result : -EIO;
 }
 
-void Queue::commit(Slot& slot, int result) {
-  if (!submit_command(abi::IoOp::kCommitAndFetchReq, slot.tag, checked_result(slot.desc, result))) {
-    ring_.defer_commit(slot, result);
+void Queue::commit(Slot& slot) {
+  int result = checked_result(slot);
+  const void* address = slot.buffer;
+  if (mode_ == BufferMode::kGetData && slot.op() == Operation::kRead && address == nullptr) {
+    // The kernel wants an address with every read, also with one that has failed.
+    if (result >= 0) result = -EIO;
+    address = &slot;
+  }
+  if (!submit_command(abi::IoOp::kCommitAndFetchReq, slot.tag, result, address)) {
+    ring_.defer(slot);
     return;
   }
+  if (mode_ == BufferMode::kGetData && slot.buffer != nullptr) {
+    if (slot.op() == Operation::kRead)
+      ring_.release_after_submit(*this, slot.tag, slot.buffer);
+    else
+      backend_.buffer_done(*this, slot.tag, slot.buffer);
+  }
+  give_to_kernel(slot, slot.generation() + 1);
+}
+
+void Queue::give_to_kernel(Slot& slot, uint32_t generation) {
   --in_flight_;
   --ring_.in_flight_;
-  slot.word.store(Slot::make_word(slot.generation() + 1, SlotState::kKernel),
-                  std::memory_order_relaxed);
+  slot.word.store(Slot::make_word(generation, SlotState::kKernel), std::memory_order_relaxed);
 }
 
 }  // namespace ublk

@@ -15,6 +15,7 @@
 
 namespace ublk {
 
+using internal::Phase;
 using internal::Slot;
 using internal::SlotState;
 
@@ -171,15 +172,28 @@ void Ring::drain_completed() {
   while (slot != nullptr) {
     Slot* next = slot->next;
     ++remote_completions_;
-    slot->queue->commit(*slot, slot->result);
+    finish(*slot);
     slot = next;
   }
 }
 
-void Ring::defer_commit(Slot& slot, int result) {
+void Ring::finished(Slot& slot) {
+  if (on_own_thread())
+    finish(slot);
+  else
+    push_completed(slot);
+}
+
+void Ring::finish(Slot& slot) {
+  if (slot.phase == Phase::kServing)
+    slot.queue->commit(slot);
+  else
+    slot.queue->get_data(slot);
+}
+
+void Ring::defer(Slot& slot) {
   slot.word.store(Slot::make_word(slot.generation(), SlotState::kCompleted),
                   std::memory_order_relaxed);
-  slot.result = result;
   slot.next = std::exchange(deferred_, &slot);
 }
 
@@ -187,9 +201,21 @@ void Ring::retry_deferred() {
   Slot* slot = std::exchange(deferred_, nullptr);
   while (slot != nullptr) {
     Slot* next = slot->next;
-    slot->queue->commit(*slot, slot->result);
+    finish(*slot);
     slot = next;
   }
+}
+
+void Ring::release_after_submit(Queue& queue, uint16_t tag, std::byte* buffer) {
+  used_buffers_.push_back({&queue, tag, buffer});
+}
+
+void Ring::release_buffers() {
+  // What the kernel has not taken yet, it has not copied yet.
+  if (io_uring_sq_ready(uring_) != 0) return;
+  for (const UsedBuffer& used : used_buffers_)
+    used.queue->backend_.buffer_done(*used.queue, used.tag, used.buffer);
+  used_buffers_.clear();
 }
 
 // ------------------------------------------------------------ the loop's turn --
@@ -206,6 +232,7 @@ void Ring::prepare_wait() {
 }
 
 void Ring::wait_over() {
+  if (!used_buffers_.empty()) release_buffers();
   if (completed_.load(std::memory_order_relaxed) != kEmpty) drain_completed();
 }
 

@@ -4,12 +4,21 @@
 #define UBLK_SLOT_H
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "ublk/abi.h"
 #include "ublk/ring.h"
 
 namespace ublk::internal {
+
+// How far a write in get-data mode is; all others are always served.
+enum class Phase : uint8_t {
+  kServing,      // the backend has the request, with its data
+  kNeedsBuffer,  // the backend has it and is to provide a buffer
+  kAwaitsData,   // NEED_GET_DATA is, or is about to be, with the kernel
+  kFailing,      // likewise, but it failed before: the kernel takes no commit without it
+};
 
 enum class SlotState : uint32_t { kKernel = 0, kServer = 1, kCompleted = 2 };
 
@@ -20,17 +29,28 @@ struct alignas(64) Slot {
 
   // Generation (16 bits, counts the tag's requests) above the SlotState.
   std::atomic<uint32_t> word;
-  int32_t result;    // state completed
-  Ring* ring;        // set by the first request; valid as long as the ring
-  Queue* queue;      // valid in states server and completed
-  Slot* next;        // state completed: the ring's list
-  abi::IoDesc desc;  // a copy, since the kernel's own is shared memory
+  int32_t result;     // state completed
+  Ring* ring;         // set by the first request; valid as long as the ring
+  Queue* queue;       // valid in states server and completed
+  Slot* next;         // state completed: the ring's list
+  std::byte* buffer;  // the data of a read or write; nullptr: the backend has none yet, or copies
+
+  // Of the descriptor, a copy, since the kernel's own is shared memory.
+  uint64_t start_sector;
+  uint32_t op_flags;
+  uint32_t nr_sectors;
+
   uint16_t tag;
+  Phase phase;
 
   static constexpr uint32_t make_word(uint32_t generation, SlotState state) {
     return (generation & 0xffff) << kStateBits | static_cast<uint32_t>(state);
   }
   uint32_t generation() const { return word.load(std::memory_order_relaxed) >> kStateBits; }
+
+  Operation op() const { return static_cast<Operation>(op_flags & abi::kOpMask); }
+  bool has_data() const { return op() == Operation::kRead || op() == Operation::kWrite; }
+  uint64_t length() const { return uint64_t{nr_sectors} * abi::kSectorSize; }
 
   uint64_t id() const {
     return uint64_t{generation()} << kIdShift | reinterpret_cast<uint64_t>(this);

@@ -4,6 +4,8 @@
 #ifndef UBLK_QUEUE_H
 #define UBLK_QUEUE_H
 
+#include <liburing.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -36,12 +38,27 @@ class UBLK_EXPORT Backend {
   // returns, and the Backend may be, too.
   virtual void stopped(Queue& queue);
 
+  // Get-data mode: a write of request.length() bytes has come and wants memory for its data. Give
+  // it, now or later, by request.provide_buffer(), or fail the request.
+  virtual void need_buffer(Request request);
+  // Get-data mode: neither the kernel nor the library touches the buffer of a completed read or
+  // write any more.
+  virtual void buffer_done(Queue& queue, uint16_t tag, std::byte* buffer);
+
   // Copy mode: the backend's own memory for a tag, `bytes` long and page-aligned, used for all
   // requests of the tag until free_io_buffer. nullptr from the first tag's call: the library maps
   // memory of its own for all tags, of which only touched pages cost anything. Called in attach().
   virtual std::byte* alloc_io_buffer(Queue& queue, uint16_t tag, size_t bytes);
   virtual void free_io_buffer(Queue& queue, uint16_t tag, std::byte* buffer);
 };
+
+// How the data of reads and writes gets to the backend and back. The device's flags decide.
+enum class BufferMode : uint8_t {
+  kCopy,      // no flag: a buffer for each tag, which the kernel copies to and from
+  kGetData,   // kFlagNeedGetData: buffers are provided once a request's size is known
+  kUserCopy,  // kFlagUserCopy: the backend copies, to and from whatever memory it likes
+};
+UBLK_EXPORT BufferMode buffer_mode(const abi::DevInfo& info);
 
 // Made by Ring::attach, which owns it until stopped() has returned. On the ring's thread, unless
 // said otherwise.
@@ -56,6 +73,13 @@ class UBLK_EXPORT Queue {
   uint16_t index() const { return index_; }
   uint16_t depth() const { return depth_; }
   Ring& ring() const { return ring_; }
+  BufferMode mode() const { return mode_; }
+
+  // User-copy mode: fills in an SQE of any ring of this process (registered files are used on the
+  // queue's own) that moves a part of the request's data, as Request::read_data() does for a write
+  // and write_data() for a read. The caller sets user_data. Any thread.
+  void prepare_copy(io_uring_sqe& sqe, const io_uring& uring, const Request& request, void* memory,
+                    uint32_t length, uint32_t offset) const;
 
   // Requests that the server has and has not completed yet.
   unsigned in_flight() const { return in_flight_; }
@@ -70,25 +94,33 @@ class UBLK_EXPORT Queue {
   void free_buffers();
   void fetch_all();
   void handle_cqe(uint16_t tag, int result);
-  void dispatch(uint16_t tag);
-  void commit(internal::Slot& slot, int result);
-  bool submit_command(abi::IoOp op, uint16_t tag, int result);  // false: no SQE
-  std::byte* buffer_of(uint16_t tag) const;
+  void take_request(uint16_t tag, bool wants_buffer);
+  void hand_over(internal::Slot& slot);
+  void get_data(internal::Slot& slot);
+  void data_arrived(internal::Slot& slot);
+  void command_failed(uint16_t tag, int error);
+  void commit(internal::Slot& slot);
+  void give_to_kernel(internal::Slot& slot, uint32_t generation);
+  bool submit_command(abi::IoOp op, uint16_t tag, int result,
+                      const void* address);  // false: no SQE
+  std::byte* tag_buffer(uint16_t tag) const;
 
   Ring& ring_;
   std::shared_ptr<DeviceNode> node_;
   Backend& backend_;
   const abi::IoDesc* descriptors_;
   internal::Slot* slots_;  // depth_ of them; the ring's memory
+  const BufferMode mode_;
   const uint16_t index_;
   const uint16_t depth_;
   const uint16_t ring_slot_;                   // this queue's number in user_data
   const int file_slot_;                        // of the node in the ring's file table, or -1
   uint32_t with_kernel_ = 0;                   // tags that the kernel holds
   uint32_t in_flight_ = 0;                     // tags that the server holds
-  size_t buffer_size_ = 0;                     // bytes a tag
+  size_t buffer_size_ = 0;                     // bytes a tag, in copy mode
   std::byte* buffers_ = nullptr;               // the library's, for all tags
   std::unique_ptr<std::byte*[]> own_buffers_;  // the backend's, one a tag
+  std::byte* waste_ = nullptr;                 // where data of failed writes goes, in get-data mode
 };
 
 }  // namespace ublk

@@ -4,6 +4,8 @@
 #ifndef UBLK_REQUEST_H
 #define UBLK_REQUEST_H
 
+#include <sys/types.h>
+
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -79,8 +81,25 @@ class UBLK_EXPORT Request {
   bool no_unmap() const { return op_flags() & abi::kIoFlagNoUnmap; }
   uint16_t tag() const;
   Queue& queue() const;
-  // Data of a read (to be filled) or a write: length() bytes. nullptr for other operations.
+  // Data of a read (to be filled) or a write: length() bytes. nullptr for other operations, in
+  // user-copy mode, and for a read in get-data mode until set_buffer().
   std::byte* buffer() const;
+
+  // Get-data mode, a read: where its data will be when it is completed with success. The memory
+  // is the backend's and must stay as it is until Backend::buffer_done().
+  void set_buffer(std::byte* buffer);
+  // Get-data mode, the answer to Backend::need_buffer(): where to put length() bytes of a write.
+  // The handle is empty afterwards; the request comes back by Backend::submit() with its data. The
+  // memory is the backend's until Backend::buffer_done(). False as with complete().
+  bool provide_buffer(std::byte* buffer);
+  static bool provide_buffer(uint64_t id, std::byte* buffer);
+
+  // User-copy mode: moves `length` bytes at `offset` within the request from a write's data to
+  // `to`, or from `from` to a read's data. Any thread, any number of times, any part, until the
+  // request is completed. Returns the bytes moved or -errno (EACCES: the wrong way for this
+  // operation; EINVAL: past the end). To do it on a ring instead: Queue::prepare_copy().
+  ssize_t read_data(void* to, size_t length, uint32_t offset) const;
+  ssize_t write_data(const void* from, size_t length, uint32_t offset) const;
 
   // Ends the request. `result`: the bytes done for a read or write, which must be all of length()
   // (fewer, or more, fail the request with -EIO, since the kernel's own answer to a short result

@@ -135,7 +135,11 @@ class UBLK_EXPORT Ring {
   void queue_stopped(Queue& queue);
   void push_completed(internal::Slot& slot);
   void drain_completed();
-  void defer_commit(internal::Slot& slot, int result);
+  void finished(internal::Slot& slot);  // any thread
+  void finish(internal::Slot& slot);
+  void defer(internal::Slot& slot);
+  void release_after_submit(Queue& queue, uint16_t tag, std::byte* buffer);
+  void release_buffers();
   void retry_deferred();
   void run_posted();
   void arm_wakeup_poll();
@@ -149,7 +153,15 @@ class UBLK_EXPORT Ring {
   std::vector<std::unique_ptr<Queue>> queues_;  // by ring_slot_; holes are free
   std::vector<SlotBlock> slot_blocks_;
   std::vector<FileSlot> file_slots_;
-  internal::Slot* deferred_ = nullptr;  // commits for which the ring had no SQE
+  internal::Slot* deferred_ = nullptr;  // slots for whose command the ring had no SQE
+
+  // Buffers of reads in get-data mode, which the kernel reads when it takes the commit.
+  struct UsedBuffer {
+    Queue* queue;
+    uint16_t tag;
+    std::byte* buffer;
+  };
+  std::vector<UsedBuffer> used_buffers_;
   size_t nr_queues_ = 0;
   size_t in_flight_ = 0;  // requests of all queues in the server's hands
   uint64_t remote_completions_ = 0;

@@ -235,6 +235,151 @@ TEST(Device, ManyQueuesOfManyDevicesOnOneRing) {
   }
 }
 
+// Random reads and writes of all sizes against a model.
+void exercise(const ServedDevice& device, size_t bytes, int rounds) {
+  const ublk::UniqueFd fd = device.open(O_RDWR | O_DIRECT);
+  ASSERT_TRUE(fd);
+  std::mt19937 random(7);
+  std::vector<char> model(bytes);
+  const AlignedBuffer buffer(256 << 10);
+  for (int round = 0; round < rounds; ++round) {
+    const size_t length = 512 * (1 + random() % 512);
+    const size_t offset = random() % ((bytes - length) / 512) * 512;
+    if (random() % 2 != 0) {
+      for (size_t b = 0; b < length; ++b) buffer.data[b] = static_cast<char>(random());
+      std::memcpy(model.data() + offset, buffer.data, length);
+      ASSERT_EQ(pwrite(fd.get(), buffer.data, length, offset), ssize_t(length));
+    } else {
+      ASSERT_EQ(pread(fd.get(), buffer.data, length, offset), ssize_t(length));
+      ASSERT_EQ(std::memcmp(model.data() + offset, buffer.data, length), 0) << "round " << round;
+    }
+  }
+}
+
+ublk::DeviceSpec with_flag(ublk::DeviceSpec spec, uint64_t flag) {
+  spec.info.flags |= flag;
+  return spec;
+}
+
+// Provides a buffer of just the request's size, sometimes from another thread, and counts.
+class GetDataBackend : public ublk::Backend {
+ public:
+  explicit GetDataBackend(size_t bytes) : data_(bytes) {}
+
+  void need_buffer(Request request) override {
+    ASSERT_EQ(request.op(), Operation::kWrite);
+    std::byte* buffer = allocate(request.length());
+    if (++asked_ % 3 == 0)
+      threads_.emplace_back(
+          [request = std::move(request), buffer]() mutable { request.provide_buffer(buffer); });
+    else
+      request.provide_buffer(buffer);
+  }
+  void submit(Request request) override {
+    std::byte* data = data_.data() + request.offset();
+    if (request.op() == Operation::kRead) {
+      request.set_buffer(allocate(request.length()));
+      std::memcpy(request.buffer(), data, request.length());
+    } else if (request.op() == Operation::kWrite) {
+      std::memcpy(data, request.buffer(), request.length());
+    }
+    request.complete(static_cast<int>(request.length()));
+  }
+  void buffer_done(ublk::Queue&, uint16_t, std::byte* buffer) override {
+    free(buffer);
+    --outstanding;
+  }
+  int outstanding = 0;
+
+ private:
+  std::byte* allocate(size_t bytes) {
+    ++outstanding;
+    return static_cast<std::byte*>(aligned_alloc(4096, (bytes + 4095) / 4096 * 4096));
+  }
+  std::vector<std::byte> data_;
+  std::vector<std::jthread> threads_;
+  int asked_ = 0;
+};
+
+TEST(Device, GetDataModeProvidesBuffersOnceTheSizeIsKnown) {
+  GetDataBackend backend(4 << 20);
+  {
+    ublk::Control control;
+    ServedDevice device(control, with_flag(device_spec(4 << 20), ublk::abi::kFlagNeedGetData),
+                        backend);
+    ASSERT_EQ(ublk::buffer_mode(device.device().info()), ublk::BufferMode::kGetData);
+    exercise(device, 4 << 20, 400);
+  }
+  EXPECT_EQ(backend.outstanding, 0);
+}
+
+class FailingGetDataBackend : public GetDataBackend {
+ public:
+  using GetDataBackend::GetDataBackend;
+  void submit(Request request) override {
+    if (failing && request.op() == Operation::kRead)
+      request.complete(-ENOSPC);
+    else
+      GetDataBackend::submit(std::move(request));
+  }
+  void need_buffer(Request request) override {
+    if (!failing) GetDataBackend::need_buffer(std::move(request));
+  }
+  std::atomic<bool> failing{false};
+};
+
+TEST(Device, GetDataModeFailsRequestsWithoutABuffer) {
+  FailingGetDataBackend backend(1 << 20);
+  ublk::Control control;
+  ServedDevice device(control, with_flag(device_spec(1 << 20), ublk::abi::kFlagNeedGetData),
+                      backend);
+  const ublk::UniqueFd fd = device.open(O_RDWR | O_DIRECT);
+  const AlignedBuffer buffer(4096);
+  backend.failing = true;
+  EXPECT_EQ(pread(fd.get(), buffer.data, 4096, 0), -1);
+  EXPECT_EQ(errno, ENOSPC);
+  EXPECT_EQ(pwrite(fd.get(), buffer.data, 4096, 0), -1);
+  EXPECT_EQ(errno, EIO);
+  backend.failing = false;
+  EXPECT_EQ(pwrite(fd.get(), buffer.data, 4096, 0), 4096);
+}
+
+// Moves the data itself, in two parts, on the ring's thread or on another one.
+class UserCopyBackend : public ublk::Backend {
+ public:
+  explicit UserCopyBackend(size_t bytes) : data_(bytes) {}
+  void submit(Request request) override {
+    if (++count_ % 3 == 0)
+      threads_.emplace_back(
+          [this, request = std::move(request)]() mutable { serve(std::move(request)); });
+    else
+      serve(std::move(request));
+  }
+
+ private:
+  void serve(Request request) {
+    std::byte* data = data_.data() + request.offset();
+    const uint32_t length = request.length();
+    ssize_t done = length;
+    if (request.op() == Operation::kRead)
+      done = request.write_data(data + 512, length - 512, 512) + request.write_data(data, 512, 0);
+    else if (request.op() == Operation::kWrite)
+      done = request.read_data(data + 512, length - 512, 512) + request.read_data(data, 512, 0);
+    request.complete(static_cast<int>(done));
+  }
+  std::vector<std::byte> data_;
+  std::vector<std::jthread> threads_;
+  int count_ = 0;
+};
+
+TEST(Device, UserCopyModeMovesDataInParts) {
+  UserCopyBackend backend(4 << 20);
+  ublk::Control control;
+  ServedDevice device(control, with_flag(device_spec(4 << 20), ublk::abi::kFlagUserCopy), backend);
+  ASSERT_EQ(ublk::buffer_mode(device.device().info()), ublk::BufferMode::kUserCopy);
+  exercise(device, 4 << 20, 400);
+}
+
 struct Resources {
   long fds, maps, threads;
   static Resources now() {
