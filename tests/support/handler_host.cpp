@@ -87,7 +87,9 @@ std::vector<ublk_option_value> parse_options(const ublk_handler& handler, const 
 // ----------------------------------------------------------------- library --
 
 std::string HandlerLibrary::path(const std::string& name) {
-  return std::string(UBLK_TEST_HANDLER_DIR) + "/handler_" + name + ".so";
+  const char* folder = std::getenv("UBLK_TEST_HANDLER_DIR");
+  return std::string(folder != nullptr ? folder : UBLK_TEST_HANDLER_DIR) + "/handler_" + name +
+         ".so";
 }
 
 HandlerLibrary::HandlerLibrary(const std::string& name)

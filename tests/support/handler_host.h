@@ -31,7 +31,8 @@ namespace test {
 using Bytes = std::vector<std::byte>;
 using Options = std::map<std::string, std::string>;
 
-// A handler_NAME.so. Throws std::runtime_error if it can't be loaded or its table is malformed.
+// A handler_NAME.so of the build, or of the folder in $UBLK_TEST_HANDLER_DIR. Throws
+// std::runtime_error if it can't be loaded or its table is malformed.
 class HandlerLibrary {
  public:
   explicit HandlerLibrary(const std::string& name);
