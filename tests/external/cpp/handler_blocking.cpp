@@ -6,8 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <ublk/handler.hpp>
@@ -51,13 +53,18 @@ class Blocking final : public ublk::Handler {
   int write(ublk::Io& io) override {
     return result(pwrite(fd_, io.data(), io.length(), static_cast<off_t>(io.offset())));
   }
-  int flush(ublk::Io&) override { return result(fdatasync(fd_)); }
+  // The kernel tells of lost data once, but no later flush may succeed.
+  int flush(ublk::Io&) override {
+    if (fdatasync(fd_) != 0) flush_error_ = -errno;
+    return flush_error_;
+  }
 
  private:
   static int result(ssize_t n) { return n < 0 ? -errno : static_cast<int>(n); }
 
   const std::string path_;
   const int fd_;
+  std::atomic<int> flush_error_{0};
 };
 
 UBLK_HANDLER(Blocking)
