@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+//
+// The configuration: /etc/ublk-runner.conf and the *.conf files of the folder
+// /etc/ublk-runner.conf.d, which are read after it in the order of their names, byte by byte.
+//
+//   [runner]
+//   io_threads = 4
+//
+//   [device disk0]
+//   handler = file
+//   path = /srv/disk0.img
+//
+// The files are GLib key files, read strictly: what is unknown, ill-typed, out of range or said
+// twice is an error with its file and line, and all of them are found in one go. A group is given
+// once, except that each file may have a [runner] of its own, with other keys. The options of a
+// device's handler are taken as they are here and checked against the handler's table in options.h.
+//
+// Everything here may be used by any thread; nothing is shared.
+#ifndef UBLK_RUNNER_CONFIG_H
+#define UBLK_RUNNER_CONFIG_H
+
+#include <ublk/handler.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "log.h"
+
+namespace ublk_runner {
+
+// A place in a file. Line 0 is the file as a whole.
+struct Location {
+  std::string file;
+  int line = 0;
+};
+std::string to_string(const Location& location);  // "file:line", or "file"
+
+// One "key = value" as it stands in the file, escapes resolved.
+struct Setting {
+  std::string value;
+  Location location;  // of the key
+};
+
+struct DeviceConfig {
+  std::string name;     // is_device_name()
+  std::string handler;  // NAME of handler_NAME.so, is_handler_name()
+  uint32_t queues = 1;
+  uint32_t queue_depth = 128;
+  uint32_t max_io_size = 512 << 10;  // bytes, a multiple of 4096
+  bool read_only = false;
+  std::map<std::string, Setting> options;  // the handler's, unparsed
+  Location location;                       // of the group
+  Location handler_location;               // of the key "handler"
+};
+
+struct Config {
+  uint32_t io_threads = 0;  // 0: automatic
+  std::string handler_dir;  // absolute; empty: not given
+  std::optional<LogLevel> log_level;
+  std::vector<DeviceConfig> devices;  // in the order of the files
+};
+
+// What is wrong at one place: "expected ..., not ...".
+struct Finding {
+  Location location;
+  std::string text;
+};
+
+// The configuration has errors. what() has all of them, one "file:line: text" a line.
+class ConfigError : public std::runtime_error {
+ public:
+  explicit ConfigError(std::vector<Finding> findings);  // at least one
+  const std::vector<Finding>& findings() const { return findings_; }
+
+ private:
+  std::vector<Finding> findings_;
+};
+
+// Reads `file`, which must exist, and `file`.d/*.conf, if that folder exists. Throws ConfigError.
+Config load_config(const std::string& file);
+// The same, for one who looks for errors elsewhere as well: appends what is wrong to `findings` and
+// returns what is right. Devices with errors are left out.
+Config load_config(const std::string& file, std::vector<Finding>& findings);
+
+// The keys of [runner] and those of [device NAME] that are the runner's own: the same table that
+// handlers have, so the same rules hold. The man page and the sample file follow from these.
+std::span<const ublk_option> runner_keys();
+std::span<const ublk_option> device_keys();
+
+// 1 to 64 of A-Z a-z 0-9 . _ -, and neither "." nor "..": the name becomes that of a file.
+bool is_device_name(std::string_view name);
+// [a-z][a-z0-9_-]*, at most 64: the name becomes part of a file's.
+bool is_handler_name(std::string_view name);
+
+}  // namespace ublk_runner
+
+#endif  // UBLK_RUNNER_CONFIG_H
