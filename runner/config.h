@@ -23,7 +23,6 @@
 
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -60,9 +59,9 @@ struct DeviceConfig {
 };
 
 struct Config {
-  uint32_t io_threads = 0;  // 0: automatic
-  std::string handler_dir;  // absolute; empty: not given
-  std::optional<LogLevel> log_level;
+  uint32_t io_threads = 0;                     // 0: automatic
+  std::string handler_dir = UBLK_HANDLER_DIR;  // absolute
+  LogLevel log_level = LogLevel::kInfo;
   std::vector<DeviceConfig> devices;  // in the order of the files
 };
 
@@ -88,8 +87,9 @@ Config load_config(const std::string& file);
 // returns what is right. Devices with errors are left out.
 Config load_config(const std::string& file, std::vector<Finding>& findings);
 
-// The keys of [runner] and those of [device NAME] that are the runner's own: the same table that
-// handlers have, so the same rules hold. The man page and the sample file follow from these.
+// The keys of [runner], and those of [device NAME] that are the runner's own, as tables like those
+// that handlers have, so the same rules hold. The man page and the sample file follow from them. A
+// device gets the handler's options beside them, which therefore have other names.
 std::span<const ublk_option> runner_keys();
 std::span<const ublk_option> device_keys();
 

@@ -34,7 +34,6 @@ class HandlerLibrary {
 
  private:
   HandlerLibrary(std::string path, void* library);
-  void check_and_copy(const ublk_handler* table, const std::string& name);
 
   const std::string path_;
   void* const library_;

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: MIT
+#include "config.h"
+
+#include <glib.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+#include "key_file.h"
+#include "option_value.h"
+
+namespace ublk_runner {
+
+namespace {
+
+constexpr size_t kMaxName = 64;
+constexpr uint32_t kIoBlock = 4096;  // max_io_size is a multiple of it
+
+// A key and where its value goes. `set` throws std::invalid_argument if the value is wrong in a way
+// that the table can't tell.
+template <class Target>
+struct Key {
+  ublk_option option;
+  void (*set)(Target& target, const ublk_option_value& value);
+};
+
+constexpr std::array kRunnerKeys = {
+    Key<Config>{{.name = "io_threads",
+                 .type = UBLK_OPTION_INTEGER,
+                 .flags = 0,
+                 .default_value = "0",
+                 .minimum = 0,
+                 .maximum = 256,
+                 .choices = nullptr,
+                 .help = "Threads that serve I/O, shared by all devices; 0: one for each CPU, at "
+                         "most 16."},
+                [](Config& c, const ublk_option_value& v) {
+                  c.io_threads = static_cast<uint32_t>(v.number);
+                }},
+    Key<Config>{{.name = "handler_dir",
+                 .type = UBLK_OPTION_PATH,
+                 .flags = 0,
+                 .default_value = UBLK_HANDLER_DIR,
+                 .minimum = 0,
+                 .maximum = 0,
+                 .choices = nullptr,
+                 .help = "Where handlers are looked for."},
+                [](Config& c, const ublk_option_value& v) { c.handler_dir = v.text; }},
+    Key<Config>{{.name = "log_level",
+                 .type = UBLK_OPTION_CHOICE,
+                 .flags = 0,
+                 .default_value = "info",
+                 .minimum = 0,
+                 .maximum = 0,
+                 .choices = "error|warning|info|debug",
+                 .help = "The least that is logged."},
+                [](Config& c, const ublk_option_value& v) {
+                  c.log_level = static_cast<LogLevel>(v.number);
+                }},
+};
+
+void set_handler(DeviceConfig& device, const ublk_option_value& value) {
+  if (!is_handler_name(value.text))
+    throw std::invalid_argument(
+        "expected the name of a handler: at most 64 lower-case letters, digits, '_' and '-', "
+        "beginning with a letter");
+  device.handler = value.text;
+}
+
+void set_max_io_size(DeviceConfig& device, const ublk_option_value& value) {
+  if (value.number % kIoBlock != 0)
+    throw std::invalid_argument("expected a multiple of " + format_size(kIoBlock) + ", not \"" +
+                                value.text + '"');
+  device.max_io_size = static_cast<uint32_t>(value.number);
+}
+
+constexpr std::array kDeviceKeys = {
+    Key<DeviceConfig>{{.name = "handler",
+                       .type = UBLK_OPTION_STRING,
+                       .flags = UBLK_OPTION_REQUIRED,
+                       .default_value = nullptr,
+                       .minimum = 0,
+                       .maximum = 0,
+                       .choices = nullptr,
+                       .help = "NAME of the handler_NAME.so that serves the device."},
+                      set_handler},
+    Key<DeviceConfig>{{.name = "queues",
+                       .type = UBLK_OPTION_INTEGER,
+                       .flags = 0,
+                       .default_value = "1",
+                       .minimum = 1,
+                       .maximum = 4096,
+                       .choices = nullptr,
+                       .help = "Hardware queues; the kernel makes no more than there are CPUs."},
+                      [](DeviceConfig& d, const ublk_option_value& v) {
+                        d.queues = static_cast<uint32_t>(v.number);
+                      }},
+    Key<DeviceConfig>{{.name = "queue_depth",
+                       .type = UBLK_OPTION_INTEGER,
+                       .flags = 0,
+                       .default_value = "128",
+                       .minimum = 1,
+                       .maximum = 4096,
+                       .choices = nullptr,
+                       .help = "Requests that each queue has in flight at most."},
+                      [](DeviceConfig& d, const ublk_option_value& v) {
+                        d.queue_depth = static_cast<uint32_t>(v.number);
+                      }},
+    Key<DeviceConfig>{{.name = "max_io_size",
+                       .type = UBLK_OPTION_SIZE,
+                       .flags = 0,
+                       .default_value = "512K",
+                       .minimum = kIoBlock,
+                       .maximum = 32 << 20,
+                       .choices = nullptr,
+                       .help = "The largest request, a multiple of 4K; the kernel splits larger "
+                               "I/O."},
+                      set_max_io_size},
+    Key<DeviceConfig>{
+        {.name = "read_only",
+         .type = UBLK_OPTION_BOOL,
+         .flags = 0,
+         .default_value = "false",
+         .minimum = 0,
+         .maximum = 0,
+         .choices = nullptr,
+         .help = "Whether the device refuses writes."},
+        [](DeviceConfig& d, const ublk_option_value& v) { d.read_only = v.boolean != 0; }},
+};
+
+template <class Target, size_t N>
+constexpr std::array<ublk_option, N> options_of(const std::array<Key<Target>, N>& keys) {
+  std::array<ublk_option, N> options{};
+  for (size_t i = 0; i < N; ++i) options[i] = keys[i].option;
+  return options;
+}
+
+template <class Target, size_t N>
+std::vector<std::string_view> names_of(const std::array<Key<Target>, N>& keys) {
+  std::vector<std::string_view> names;
+  for (const Key<Target>& key : keys) names.emplace_back(key.option.name);
+  return names;
+}
+
+// Collects what all files say.
+class Reader {
+ public:
+  explicit Reader(std::vector<Finding>& findings) : findings_(findings) {}
+
+  void read(const std::string& path) {
+    const auto earlier = static_cast<std::ptrdiff_t>(findings_.size());
+    has_runner_group_ = false;
+    for (const KeyFileGroup& group : read_key_file(path, findings_)) read_group(group);
+    std::stable_sort(
+        findings_.begin() + earlier, findings_.end(),
+        [](const Finding& a, const Finding& b) { return a.location.line < b.location.line; });
+  }
+  Config take() { return std::move(config_); }
+
+ private:
+  void report(const Location& location, std::string text) {
+    findings_.push_back({location, std::move(text)});
+  }
+
+  void read_group(const KeyFileGroup& group) {
+    const std::string_view name = group.name;
+    const std::string_view word = name.substr(0, name.find_first_of(kBlanks));
+    const size_t argument = std::min(name.find_first_not_of(kBlanks, word.size()), name.size());
+    if (name == "runner")
+      read_runner(group);
+    else if (word == "device")
+      read_device(group, std::string(name.substr(argument)));
+    else
+      report(group.location, "unknown group, expected [runner] or [device NAME]");
+  }
+
+  void read_runner(const KeyFileGroup& group) {
+    if (std::exchange(has_runner_group_, true))
+      report(group.location, "[runner] is given twice in this file");
+    for (const auto& [key, setting] : group.settings) {
+      const auto [first, is_new] = runner_keys_.try_emplace(key, setting.location);
+      if (!is_new)
+        report(setting.location,
+               "key \"" + key + "\" is given twice, first at " + to_string(first->second));
+      if (find(kRunnerKeys, key) == nullptr) report_unknown(key, setting.location);
+    }
+    read_keys(group, kRunnerKeys, config_);
+  }
+
+  void report_unknown(const std::string& key, const Location& location) {
+    const std::vector<std::string_view> names = names_of(kRunnerKeys);
+    const std::string_view nearest = nearest_name(key, names);
+    report(location, "unknown key \"" + key + "\" of [runner], expected " +
+                         (nearest.empty() ? join_words(names) : std::string(nearest)));
+  }
+
+  void read_device(const KeyFileGroup& group, const std::string& name) {
+    const size_t earlier = findings_.size();
+    DeviceConfig device;
+    device.name = name;
+    device.location = group.location;
+    if (!is_device_name(name)) {
+      report(group.location,
+             "expected [device NAME] with a name of at most 64 letters, digits, '.', '_' and '-', "
+             "and neither \".\" nor \"..\"");
+    } else if (const auto [first, is_new] = devices_.try_emplace(name, group.location); !is_new) {
+      report(group.location,
+             "device \"" + name + "\" is given twice, first at " + to_string(first->second));
+    }
+    read_keys(group, kDeviceKeys, device);
+    for (const auto& [key, setting] : group.settings) {
+      if (key == "handler") device.handler_location = setting.location;
+      if (find(kDeviceKeys, key) == nullptr) device.options.emplace(key, setting);
+    }
+    if (findings_.size() == earlier) config_.devices.push_back(std::move(device));
+  }
+
+  template <class Target, size_t N>
+  static const Key<Target>* find(const std::array<Key<Target>, N>& keys, std::string_view name) {
+    const auto key = std::find_if(keys.begin(), keys.end(),
+                                  [&](const Key<Target>& k) { return name == k.option.name; });
+    return key == keys.end() ? nullptr : &*key;
+  }
+
+  template <class Target, size_t N>
+  void read_keys(const KeyFileGroup& group, const std::array<Key<Target>, N>& keys,
+                 Target& target) {
+    for (const Key<Target>& key : keys) {
+      const auto setting = group.settings.find(key.option.name);
+      if (setting != group.settings.end())
+        set(key, setting->second, target);
+      else if ((key.option.flags & UBLK_OPTION_REQUIRED) &&
+               !group.unreadable.contains(key.option.name))
+        report(group.location, '[' + group.name + "] has no \"" + key.option.name + '"');
+    }
+  }
+
+  template <class Target>
+  void set(const Key<Target>& key, const Setting& setting, Target& target) {
+    try {
+      key.set(target, parse_option_value(key.option, setting.value));
+    } catch (const std::invalid_argument& e) {
+      report(setting.location, std::string(key.option.name) + ": " + e.what());
+    }
+  }
+
+  static constexpr std::string_view kBlanks = " \t";
+
+  std::vector<Finding>& findings_;
+  Config config_;
+  bool has_runner_group_ = false;  // in the file that is being read
+  std::map<std::string, Location> runner_keys_;
+  std::map<std::string, Location> devices_;
+};
+
+// The *.conf files of the folder by name; none if there is no such folder.
+std::vector<std::string> files_of(const std::string& dir, std::vector<Finding>& findings) {
+  std::vector<std::string> files;
+  try {
+    for (const auto& entry : std::filesystem::directory_iterator(dir)) {
+      const std::string name = entry.path().filename().string();
+      if (name.ends_with(".conf") && !name.starts_with('.')) files.push_back(entry.path().string());
+    }
+  } catch (const std::filesystem::filesystem_error& e) {
+    if (e.code() != std::errc::no_such_file_or_directory)
+      findings.push_back({{dir, 0}, "cannot be read: " + e.code().message()});
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::string all_texts(const std::vector<Finding>& findings) {
+  std::string text;
+  for (const Finding& finding : findings) {
+    if (!text.empty()) text += '\n';
+    text += to_string(finding.location) + ": " + finding.text;
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string to_string(const Location& location) {
+  return location.line == 0 ? location.file : location.file + ':' + std::to_string(location.line);
+}
+
+ConfigError::ConfigError(std::vector<Finding> findings)
+    : std::runtime_error(all_texts(findings)), findings_(std::move(findings)) {}
+
+Config load_config(const std::string& file) {
+  std::vector<Finding> findings;
+  Config config = load_config(file, findings);
+  if (!findings.empty()) throw ConfigError(std::move(findings));
+  return config;
+}
+
+Config load_config(const std::string& file, std::vector<Finding>& findings) {
+  Reader reader(findings);
+  reader.read(file);
+  for (const std::string& path : files_of(file + ".d", findings)) reader.read(path);
+  return reader.take();
+}
+
+std::span<const ublk_option> runner_keys() {
+  static constexpr auto kOptions = options_of(kRunnerKeys);
+  return kOptions;
+}
+
+std::span<const ublk_option> device_keys() {
+  static constexpr auto kOptions = options_of(kDeviceKeys);
+  return kOptions;
+}
+
+bool is_device_name(std::string_view name) {
+  return !name.empty() && name.size() <= kMaxName && name != "." && name != ".." &&
+         std::all_of(name.begin(), name.end(),
+                     [](char c) { return g_ascii_isalnum(c) || c == '.' || c == '_' || c == '-'; });
+}
+
+bool is_handler_name(std::string_view name) {
+  return !name.empty() && name.size() <= kMaxName && g_ascii_islower(name.front()) &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return g_ascii_islower(c) || g_ascii_isdigit(c) || c == '_' || c == '-';
+         });
+}
+
+}  // namespace ublk_runner

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+#include "handler_library.h"
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <stdexcept>
+#include <string_view>
+#include <system_error>
+
+#include "config.h"
+#include "handler_table.h"
+#include "option_value.h"
+
+namespace ublk_runner {
+
+namespace {
+
+constexpr std::string_view kPrefix = "handler_";
+constexpr std::string_view kSuffix = ".so";
+
+// "; there are file, memory and null", to make a typing error plain.
+std::string handlers_in(const std::string& dir) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(dir, error)) {
+    const std::string file = entry.path().filename().string();
+    if (!file.starts_with(kPrefix) || !file.ends_with(kSuffix)) continue;
+    if (file.size() <= kPrefix.size() + kSuffix.size()) continue;
+    names.push_back(file.substr(kPrefix.size(), file.size() - kPrefix.size() - kSuffix.size()));
+  }
+  if (error) return "; the handler directory can't be read: " + error.message();
+  if (names.empty()) return "; there is no handler in that directory";
+  std::sort(names.begin(), names.end());
+  return "; expected " + join_words({names.begin(), names.end()});
+}
+
+// The linker's message without the path that it begins with.
+std::string linker_error(const std::string& path) {
+  const char* text = dlerror();
+  if (text == nullptr) return "unknown error of the dynamic linker";
+  std::string_view message = text;
+  if (message.starts_with(path)) message.remove_prefix(path.size());
+  if (message.starts_with(": ")) message.remove_prefix(2);
+  return std::string(message);
+}
+
+void check_file(const std::string& dir, const std::string& path) {
+  struct stat st {};
+  if (stat(path.c_str(), &st) != 0) {
+    const int error = errno;
+    throw std::runtime_error(path + ": " + std::generic_category().message(error) +
+                             (error == ENOENT ? handlers_in(dir) : ""));
+  }
+  if (!S_ISREG(st.st_mode)) throw std::runtime_error(path + ": no regular file");
+}
+
+}  // namespace
+
+HandlerLibrary::HandlerLibrary(std::string path, void* library)
+    : path_(std::move(path)), library_(library) {}
+
+HandlerLibrary::~HandlerLibrary() { dlclose(library_); }
+
+std::shared_ptr<HandlerLibrary> HandlerLibrary::load(const std::string& dir,
+                                                     const std::string& name) {
+  if (!is_handler_name(name))
+    throw std::runtime_error("\"" + escape_text(name) + "\" is no name of a handler");
+  std::string path = dir;
+  path += '/';  // so that the linker takes it for a path and searches nowhere
+  path += kPrefix;
+  path += name;
+  path += kSuffix;
+  check_file(dir, path);
+  // RTLD_NOW: what is missing is found here and not at the first I/O.
+  void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) throw std::runtime_error(path + ": " + linker_error(path));
+  const std::shared_ptr<HandlerLibrary> loaded(new HandlerLibrary(path, library));
+
+  const auto entry =
+      reinterpret_cast<ublk_handler_entry_fn>(dlsym(library, UBLK_HANDLER_ENTRY_NAME));
+  if (entry == nullptr)
+    throw std::runtime_error(path + ": no handler: it has no symbol " UBLK_HANDLER_ENTRY_NAME);
+  try {
+    loaded->handler_ = copy_handler_table(entry(), loaded->options_);
+    check_handler_table(loaded->handler_, name);
+  } catch (const std::invalid_argument& e) {
+    throw std::runtime_error(path + ": " + e.what());
+  }
+  return loaded;
+}
+
+}  // namespace ublk_runner
