@@ -317,6 +317,8 @@ class Control::Impl {
     io_uring_sqe* sqe = get_sqe();
     io_uring_prep_cancel64(sqe, number << kKindBits | kCommand, 0);
     io_uring_sqe_set_data64(sqe, number << kKindBits | kCancel);
+    // Whoever takes commands out of the ring has to end them, too.
+    if (driver_.redirects()) driver_.redirect(uring_, *sqe);
   }
 
   // The callback may submit, so `entry` is referenced no more after it.

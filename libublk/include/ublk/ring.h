@@ -19,9 +19,11 @@
 //     for each cqe: if (!ring.dispatch(cqe)) ... the caller's own ...
 //     io_uring_cq_advance(...);
 //
-// A program whose main loop polls file descriptors watches uring.ring_fd: prepare_wait() and
-// io_uring_submit() before it polls, and when it is readable the rest, with
-// io_uring_get_events() first.
+// A program whose main loop polls file descriptors registers an eventfd with its ring
+// (io_uring_register_eventfd), calls prepare_wait() and io_uring_submit() before it polls, and when
+// the eventfd is readable reads it and does the rest, io_uring_get_events() first. The ring's own
+// descriptor does not do: with DEFER_TASKRUN the kernel does not wake those who poll it.
+// examples/glib_loop.cpp shows it.
 //
 // user_data: values whose top byte is 0xb7 are the library's and the handlers'; user-space pointers
 // and small numbers never have it.
