@@ -232,6 +232,8 @@ void Ring::prepare_wait() {
 }
 
 void Ring::wait_over() {
+  // Not only before the next wait: a task may be what ends the caller's loop.
+  if (has_posted_.load(std::memory_order_acquire)) run_posted();
   if (!used_buffers_.empty()) release_buffers();
   if (completed_.load(std::memory_order_relaxed) != kEmpty) drain_completed();
 }
