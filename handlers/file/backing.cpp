@@ -52,7 +52,7 @@ Backing::Backing(BackingOptions options) : options_(std::move(options)) {
   const bool created = !exists();
   if (created) create();
   try {
-    open();
+    open_to_measure();
     if (block_device_)
       measure_block_device();
     else
@@ -108,9 +108,13 @@ void Backing::create() {
   if (parent) fsync(parent.get());
 }
 
-void Backing::open() {
-  const int flags = (options_.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC;
-  fd_ = Fd(::open(options_.path.c_str(), flags | (options_.direct ? O_DIRECT : 0)));
+Fd Backing::open(int more_flags) const {
+  const int flags = (options_.read_only ? O_RDONLY : O_RDWR) | (options_.direct ? O_DIRECT : 0);
+  return Fd(::open(options_.path.c_str(), flags | more_flags | O_CLOEXEC));
+}
+
+void Backing::open_to_measure() {
+  fd_ = open(0);
   if (!fd_) {
     if (errno == EINVAL && options_.direct) fail(errno, "cannot be opened with direct = true");
     fail(errno, options_.read_only ? "cannot be opened for reading"
@@ -179,11 +183,8 @@ void Backing::measure_block_device() {
   limits_.io_opt = std::has_single_bit(io_opt) ? io_opt : 0;
   limits_.rotational = rotational != 0;
 
-  // A hole is punched with the device's own write-zeroes command. Discard is worth offering only
-  // where that command frees space, which a device without discard doesn't.
   const uint64_t granularity = queue_limit(st.st_rdev, "discard_granularity");
-  limits_.can_discard = !options_.read_only && queue_limit(st.st_rdev, "discard_max_bytes") > 0 &&
-                        queue_limit(st.st_rdev, "write_zeroes_max_bytes") > 0;
+  limits_.can_discard = !options_.read_only && queue_limit(st.st_rdev, "discard_max_bytes") > 0;
   limits_.discard_granularity = limits_.logical_block;
   if (fits(granularity, std::numeric_limits<uint32_t>::max()))
     limits_.discard_granularity =
@@ -229,20 +230,33 @@ void Backing::settle_size() {
 
 bool Backing::acquire() {
   if (acquired_) return true;
-  const bool writable = !options_.read_only;
-  try {
-    if (!try_lock(fd_.get(), writable)) return false;
-  } catch (const std::system_error& e) {
-    fail(e.code().value(), "cannot be locked");
-  }
-  // Not on fd_ itself: the claim is to end with the process, whereas the lock waits for its writes.
-  if (block_device_ && writable && !claim_) {
-    claim_ = Fd(::open(options_.path.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
-    if (!claim_) fail(errno, "is in use, by a mount maybe");
+  if (!lock()) return false;
+  if (block_device_ && !options_.read_only && !claimed_) {
+    claim();
+    if (!lock()) return false;
   }
   grow();
   acquired_ = true;
   return true;
+}
+
+bool Backing::lock() const {
+  try {
+    return try_lock(fd_.get(), !options_.read_only);
+  } catch (const std::system_error& e) {
+    fail(e.code().value(), "cannot be locked");
+  }
+}
+
+// Opens a block device anew, as its only user. The claim keeps others from mounting it, and only
+// through a claimed descriptor does the kernel zero a range that is dirty in the page cache. A dead
+// predecessor's claim lasts as long as its lock, which therefore comes first: without it, who has
+// the device is not known.
+void Backing::claim() {
+  Fd claimed = open(O_EXCL);
+  if (!claimed) fail(errno, "is in use, by a mount maybe");
+  fd_ = std::move(claimed);
+  claimed_ = true;
 }
 
 void Backing::grow() {

@@ -49,6 +49,7 @@ class Backing {
   bool acquire();
 
   int fd() const { return fd_.get(); }
+  bool is_block_device() const { return block_device_; }
   const std::string& path() const { return options_.path; }
   uint64_t offset() const { return options_.offset; }
   uint64_t size() const { return size_; }
@@ -60,20 +61,23 @@ class Backing {
  private:
   bool exists() const;
   void create();
-  void open();
+  Fd open(int more_flags) const;
+  void open_to_measure();
   void measure_file();
   void measure_block_device();
   void measure_direct();
   uint64_t file_size() const;
   void settle_size();
+  bool lock() const;
+  void claim();
   void grow();
   [[noreturn]] void fail(int error, const std::string& what) const;
   [[noreturn]] void refuse(const std::string& what) const;
 
   const BackingOptions options_;
   Fd fd_;
-  Fd claim_;  // keeps a block device from being mounted, while it is open
   bool block_device_ = false;
+  bool claimed_ = false;
   bool acquired_ = false;
   uint64_t size_ = 0;
   uint64_t ignored_tail_ = 0;

@@ -16,7 +16,8 @@ class Fd {
   explicit Fd(int fd) : fd_(fd) {}
   Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   Fd& operator=(Fd&& other) noexcept {
-    std::swap(fd_, other.fd_);
+    if (fd_ >= 0) close(fd_);
+    fd_ = std::exchange(other.fd_, -1);
     return *this;
   }
   ~Fd() {

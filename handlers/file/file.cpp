@@ -29,6 +29,7 @@ using std::chrono::steady_clock;
 constexpr uint32_t kMaxDiscard = 1u << 30;
 constexpr uint32_t kMaxWriteZeroes = 128u << 20;
 constexpr uint32_t kZeroesSize = 256u << 10;
+constexpr uint32_t kBlockDiscard = _IO(0x12, 0);  // BLOCK_URING_CMD_DISCARD, since Linux 6.12
 constexpr milliseconds kLockInterval{50};
 constexpr milliseconds kFirstRetry{1};
 constexpr unsigned kMaxRetries = 10;  // the delay doubles: a second in all
@@ -112,7 +113,7 @@ class File final : public ublk::Handler {
   }
   int flush(ublk::Io& io) override;
   int discard(ublk::Io& io) override {
-    return issue(begin(io), &File::prepare_punch_hole, &File::discard_done);
+    return issue(begin(io), &File::prepare_discard, &File::discard_done);
   }
   int write_zeroes(ublk::Io& io) override { return zero(begin(io)); }
 
@@ -130,6 +131,7 @@ class File final : public ublk::Handler {
   void prepare_read(const Op& op, io_uring_sqe* sqe) const;
   void prepare_write(const Op& op, io_uring_sqe* sqe) const;
   void prepare_sync(const Op& op, io_uring_sqe* sqe) const;
+  void prepare_discard(const Op& op, io_uring_sqe* sqe) const;
   void prepare_punch_hole(const Op& op, io_uring_sqe* sqe) const;
   void prepare_zero_range(const Op& op, io_uring_sqe* sqe) const;
   void prepare_write_of_zeroes(const Op& op, io_uring_sqe* sqe) const;
@@ -325,6 +327,16 @@ void File::remember_sync_error(int error) {
 }
 
 // ---------------------------------------------------------------- discard --
+
+// To punch a hole in a block device would be its write-zeroes command, which on many disks writes
+// them one by one.
+void File::prepare_discard(const Op& op, io_uring_sqe* sqe) const {
+  if (!backing_.is_block_device()) return prepare_punch_hole(op, sqe);
+  io_uring_prep_rw(IORING_OP_URING_CMD, sqe, backing_.fd(), nullptr, 0, 0);
+  sqe->cmd_op = kBlockDiscard;
+  sqe->addr = op.offset;
+  sqe->addr3 = op.length;
+}
 
 void File::prepare_punch_hole(const Op& op, io_uring_sqe* sqe) const {
   io_uring_prep_fallocate(sqe, backing_.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,

@@ -131,6 +131,7 @@ struct Queue::Slot {
 struct HostCalls {
   static std::string format_text(const char* format, va_list arguments) {
     std::string text(1024, '\0');
+    // NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): the caller has started it
     const int n = vsnprintf(text.data(), text.size(), format, arguments);
     text.resize(std::min<size_t>(static_cast<size_t>(n), text.size() - 1));
     return text;
@@ -153,6 +154,7 @@ struct HostCalls {
   }
 
   static int complete(uint64_t id, int32_t result) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): the id is the host's to choose
     auto& slot = *reinterpret_cast<Queue::Slot*>(static_cast<uintptr_t>(id));
     if (slot.state != Queue::Slot::State::kWaiting) {
       ++slot.queue->device_.wrong_completions;
@@ -211,7 +213,7 @@ Queue::Queue(Device& device, uint32_t index)
     auto& slot = *slots_.emplace_back(std::make_unique<Slot>());
     slot.queue = this;
     if (handler.request_private_size == 0) continue;
-    const size_t size = (handler.request_private_size + 63u) / 64u * 64u;
+    const size_t size = (size_t{handler.request_private_size} + 63) / 64 * 64;
     slot.scratch = std::aligned_alloc(64, size);
     std::memset(slot.scratch, 0, size);
   }
@@ -329,6 +331,7 @@ void Queue::turn() {
     }
     if ((user_data & UBLK_EVENT_USER_DATA_MARK) != UBLK_EVENT_USER_DATA_MARK)
       throw std::logic_error("an SQE without the mark of an event");
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): user_data is a number
     auto* event = reinterpret_cast<ublk_event*>(user_data & ~UBLK_EVENT_USER_DATA_MARK);
     event->handle(event, result, flags);
   }
@@ -392,7 +395,9 @@ void Device::close() {
 }
 
 void Device::check(int result) {
-  if (result < 0) throw HandlerError(-result, std::exchange(error_text_, {}));
+  if (result >= 0) return;
+  if (error_text_.empty()) error_text_ = std::generic_category().message(-result);
+  throw HandlerError(-result, std::exchange(error_text_, {}));
 }
 
 Bytes Device::read(uint64_t offset, uint32_t length) {

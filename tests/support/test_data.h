@@ -50,7 +50,7 @@ class TempDir {
 
   // A file of `size` bytes, all of them in one hole.
   std::string make_file(const std::string& name, uint64_t size) const {
-    const std::string path = *this / name;
+    std::string path = *this / name;
     std::ofstream(path).flush();
     std::filesystem::resize_file(path, size);
     return path;

@@ -41,8 +41,9 @@ struct PageOption {
 std::vector<PageOption> page_options(const std::string& handler) {
   std::vector<PageOption> options;
   bool inside = false;
-  for (const std::string& line :
-       lines_of("handlers/" + handler + "/ublk-handler-" + handler + ".7")) {
+  std::string page = "handlers/" + handler;
+  page.append("/ublk-handler-").append(handler).append(".7");
+  for (const std::string& line : lines_of(page)) {
     if (line.starts_with(".Sh ")) inside = line == ".Sh OPTIONS";
     if (!inside) continue;
     if (line.starts_with(".It Cm "))

@@ -21,13 +21,12 @@ namespace {
 
 using test::Bytes;
 using test::Device;
-using test::HandlerError;
 using test::Options;
 using test::pattern;
 using test::TempDir;
 using test::zeroes;
 
-constexpr uint32_t kMiB = 1 << 20;
+constexpr size_t kMiB = 1 << 20;
 
 // One SQE that the handler has put on the ring.
 struct Seen {
@@ -77,17 +76,17 @@ INSTANTIATE_TEST_SUITE_P(Files, FileHandlerIo,
 
 TEST_P(FileHandlerIo, GivesBackWhatWasWrittenAtAnyOffsetAndLength) {
   Device disk("file", options());
-  const uint32_t block = disk.geometry().logical_block_size;
+  const size_t block = disk.geometry().logical_block_size;
   Bytes expected = zeroes(4 * kMiB);
   uint32_t seed = 1;
-  for (const uint32_t first : {0u, 1u, 7u, 8u, 130u, 255u, 400u}) {
-    for (const uint32_t count : {1u, 2u, 8u, 9u, 127u, 255u}) {
-      const Bytes data = pattern(size_t{count} * block, seed++);
-      EXPECT_EQ(disk.write(uint64_t{first} * block, data), static_cast<int>(data.size()));
+  for (const size_t first : {0, 1, 7, 8, 130, 255, 400}) {
+    for (const size_t count : {1, 2, 8, 9, 127, 255}) {
+      const Bytes data = pattern(count * block, seed++);
+      EXPECT_EQ(disk.write(first * block, data), static_cast<int>(data.size()));
       std::ranges::copy(data, expected.begin() + first * block);
     }
   }
-  for (uint32_t at = 0; at < 4 * kMiB; at += kMiB)
+  for (size_t at = 0; at < 4 * kMiB; at += kMiB)
     EXPECT_TRUE(std::ranges::equal(disk.read(at, kMiB), std::span(expected).subspan(at, kMiB)))
         << at;
   disk.flush();
@@ -127,7 +126,7 @@ TEST_P(FileHandlerIo, TouchesNothingOutsideItsPartOfTheFile) {
 
 TEST_P(FileHandlerIo, FreesWhatIsDiscarded) {
   Device disk("file", options());
-  for (uint32_t at = 0; at < 4 * kMiB; at += kMiB) disk.write(at, pattern(kMiB));
+  for (size_t at = 0; at < 4 * kMiB; at += kMiB) disk.write(at, pattern(kMiB));
   disk.flush();
   ASSERT_GE(test::allocated_bytes(path_), 4 * kMiB);
   disk.discard(kMiB, kMiB);
@@ -144,14 +143,14 @@ TEST_P(FileHandlerIo, FreesWhatIsDiscarded) {
 
 TEST_P(FileHandlerIo, ReadsZeroesWhereZeroesWereWritten) {
   Device disk("file", options());
-  const uint32_t block = disk.geometry().logical_block_size;
+  const size_t block = disk.geometry().logical_block_size;
   for (const uint32_t flags : {0u, uint32_t{UBLK_REQUEST_NO_UNMAP}, uint32_t{UBLK_REQUEST_FUA},
                                uint32_t{UBLK_REQUEST_NO_UNMAP | UBLK_REQUEST_FUA}}) {
-    for (const auto& [first, count] : std::vector<std::pair<uint32_t, uint32_t>>{
+    for (const auto& [first, count] : std::vector<std::pair<size_t, size_t>>{
              {0, 1}, {1, 1}, {7, 10}, {8, 8}, {3, 200}, {0, kMiB / block}}) {
       Bytes expected = pattern(kMiB);
       disk.write(0, expected);
-      disk.write_zeroes(uint64_t{first} * block, count * block, flags);
+      disk.write_zeroes(first * block, count * block, flags);
       std::fill_n(expected.begin() + first * block, count * block, std::byte{0});
       EXPECT_EQ(disk.read(0, kMiB), expected) << first << '+' << count << " flags " << flags;
     }
@@ -163,11 +162,11 @@ TEST_P(FileHandlerIo, ServesAllTagsAtOnce) {
   test::Queue& queue = disk.queue();
   for (uint16_t tag = 0; tag < test::Queue::kDepth; ++tag) {
     std::ranges::copy(pattern(65536, tag), queue.buffer(tag).begin());
-    queue.start(tag, UBLK_OP_WRITE, tag * 65536u, 65536);
+    queue.start(tag, UBLK_OP_WRITE, tag * uint64_t{65536}, 65536);
   }
   for (uint16_t tag = 0; tag < test::Queue::kDepth; ++tag) EXPECT_EQ(queue.finish(tag), 65536);
   for (uint16_t tag = 0; tag < test::Queue::kDepth; ++tag)
-    queue.start(tag, UBLK_OP_READ, tag * 65536u, 65536);
+    queue.start(tag, UBLK_OP_READ, tag * uint64_t{65536}, 65536);
   for (uint16_t tag = 0; tag < test::Queue::kDepth; ++tag) {
     EXPECT_EQ(queue.finish(tag), 65536);
     EXPECT_TRUE(std::ranges::equal(queue.buffer(tag).first(65536), pattern(65536, tag))) << tag;
@@ -203,9 +202,9 @@ class FileHandlerRing : public testing::Test {
     };
   }
 
-  int run(ublk_op op, uint32_t length = 4096, uint32_t flags = 0) {
+  int run(ublk_op op, size_t length = 4096, uint32_t flags = 0) {
     seen_.clear();
-    return disk_.queue().run(op, 0, length, flags);
+    return disk_.queue().run(op, 0, static_cast<uint32_t>(length), flags);
   }
   std::vector<unsigned> opcodes() const {
     std::vector<unsigned> opcodes;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <initializer_list>
 #include <thread>
 #include <vector>
 
@@ -18,19 +19,19 @@ using test::HandlerError;
 using test::pattern;
 using test::zeroes;
 
-constexpr uint32_t kMiB = 1 << 20;
+constexpr size_t kMiB = 1 << 20;
 
-constexpr int64_t kLarge = int64_t{99} << 30;
+constexpr size_t kLarge = size_t{99} << 30;
 
 // Bytes of memory that a disk of kLarge bytes has: those of the mapping that is a little longer.
-int64_t resident() {
+size_t resident() {
   std::ifstream maps("/proc/self/smaps");
   bool inside = false;
   for (std::string line; std::getline(maps, line);) {
-    long long kilobytes = 0;
-    if (std::sscanf(line.c_str(), "Size: %lld kB", &kilobytes) == 1)
+    size_t kilobytes = 0;
+    if (std::sscanf(line.c_str(), "Size: %zu kB", &kilobytes) == 1)
       inside = kilobytes * 1024 >= kLarge && kilobytes * 1024 < kLarge + (kLarge >> 10);
-    else if (inside && std::sscanf(line.c_str(), "Rss: %lld kB", &kilobytes) == 1)
+    else if (inside && std::sscanf(line.c_str(), "Rss: %zu kB", &kilobytes) == 1)
       return kilobytes * 1024;
   }
   ADD_FAILURE() << "the disk's mapping is not found";
@@ -68,20 +69,22 @@ TEST(MemoryHandler, GivesBackWhatWasWrittenAtAnyOffsetAndLength) {
   Device disk("memory", {{"size", "4M"}});
   Bytes expected = zeroes(4 * kMiB);
   uint32_t seed = 1;
-  for (const uint32_t offset : {0u, 512u, 3584u, 4096u, 65536u + 1024u, kMiB - 512u, 3 * kMiB}) {
-    for (const uint32_t length : {512u, 1024u, 4096u, 4608u, 130048u, kMiB - 512u}) {
+  for (const size_t offset :
+       std::initializer_list<size_t>{0, 512, 3584, 4096, 65536 + 1024, kMiB - 512, 3 * kMiB}) {
+    for (const size_t length :
+         std::initializer_list<size_t>{512, 1024, 4096, 4608, 130048, kMiB - 512}) {
       const Bytes data = pattern(length, seed++);
       EXPECT_EQ(disk.write(offset, data), static_cast<int>(length));
       std::ranges::copy(data, expected.begin() + offset);
     }
   }
-  for (uint32_t at = 0; at < 4 * kMiB; at += kMiB)
+  for (size_t at = 0; at < 4 * kMiB; at += kMiB)
     EXPECT_TRUE(std::ranges::equal(disk.read(at, kMiB), std::span(expected).subspan(at, kMiB)))
         << at;
 }
 
 TEST(MemoryHandler, ServesItsLastBlockWhenThatEndsInsideAPage) {
-  const uint32_t size = kMiB + 512;
+  const size_t size = kMiB + 512;
   Device disk("memory", {{"size", std::to_string(size)}});
   const Bytes data = pattern(1024);
   disk.write(size - 1024, data);
@@ -98,14 +101,14 @@ TEST(MemoryHandler, ServesItsLastBlockWhenThatEndsInsideAPage) {
 template <class How>
 void expect_zeroed(How how) {
   for (const auto& [from, to] :
-       std::vector<std::pair<uint32_t, uint32_t>>{{0, 512},
-                                                  {512, 1024},
-                                                  {4096, 8192},
-                                                  {3584, 8704},
-                                                  {512, 262144 + 512},  // over a word of the bitmap
-                                                  {3584, 4608},
-                                                  {kMiB - 512, kMiB},
-                                                  {0, kMiB}}) {
+       std::vector<std::pair<size_t, size_t>>{{0, 512},
+                                              {512, 1024},
+                                              {4096, 8192},
+                                              {3584, 8704},
+                                              {512, 262144 + 512},  // over a word of the bitmap
+                                              {3584, 4608},
+                                              {kMiB - 512, kMiB},
+                                              {0, kMiB}}) {
     Device disk("memory", {{"size", "1M"}});
     Bytes expected = pattern(kMiB);
     disk.write(0, expected);
@@ -120,24 +123,23 @@ void expect_zeroed(How how) {
 }
 
 TEST(MemoryHandler, ReadsZeroesWhereItDiscarded) {
-  expect_zeroed([](Device& disk, uint32_t at, uint32_t n) { disk.discard(at, n); });
+  expect_zeroed([](Device& disk, size_t at, size_t n) { disk.discard(at, n); });
 }
 
 TEST(MemoryHandler, ReadsZeroesWhereZeroesWereWritten) {
-  expect_zeroed([](Device& disk, uint32_t at, uint32_t n) { disk.write_zeroes(at, n); });
-  expect_zeroed([](Device& disk, uint32_t at, uint32_t n) {
-    disk.write_zeroes(at, n, UBLK_REQUEST_NO_UNMAP);
-  });
+  expect_zeroed([](Device& disk, size_t at, size_t n) { disk.write_zeroes(at, n); });
+  expect_zeroed(
+      [](Device& disk, size_t at, size_t n) { disk.write_zeroes(at, n, UBLK_REQUEST_NO_UNMAP); });
 }
 
 TEST(MemoryHandler, TakesMemoryForWrittenPagesAndFreesDiscardedOnes) {
-  constexpr uint32_t kPart = 64 * kMiB;
-  constexpr int64_t kSlack = kMiB;  // for the bitmap beside the disk
+  constexpr size_t kPart = 64 * kMiB;
+  constexpr size_t kSlack = kMiB;  // for the bitmap beside the disk
   Device disk("memory", {{"size", std::to_string(kLarge)}});
   const Bytes data = pattern(kMiB);
-  for (uint64_t at = 0; at < kPart; at += kMiB) disk.read(at, kMiB);
+  for (size_t at = 0; at < kPart; at += kMiB) disk.read(at, kMiB);
   EXPECT_LT(resident(), kSlack) << "reading takes memory";
-  for (uint64_t at = 0; at < kPart; at += kMiB) disk.write(at, data);
+  for (size_t at = 0; at < kPart; at += kMiB) disk.write(at, data);
   EXPECT_GE(resident(), kPart);
   disk.write_zeroes(0, kPart / 2, UBLK_REQUEST_NO_UNMAP);
   EXPECT_GE(resident(), kPart) << "what must stay allocated was freed";
@@ -165,7 +167,7 @@ TEST(MemoryHandler, ServesQueuesAtOnceInTheSamePages) {
     test::Queue& queue = disk.queue(index);
     for (uint32_t round = 1; round <= 20; ++round) {
       const Bytes data = pattern(512, index * 100 + round);
-      for (uint32_t block = index; block < kBlocks; block += kQueues) {
+      for (uint64_t block = index; block < kBlocks; block += kQueues) {
         std::ranges::copy(data, queue.buffer(0).begin());
         ASSERT_EQ(queue.run(UBLK_OP_WRITE, block * 512, 512), 512);
         ASSERT_EQ(queue.run(UBLK_OP_READ, block * 512, 512, 0, 1), 512);
