@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+//
+// One queue of a device between the library and the handler: the path of every request.
+#ifndef UBLK_RUNNER_DEVICE_QUEUE_H
+#define UBLK_RUNNER_DEVICE_QUEUE_H
+
+#include <ublk/handler.h>
+#include <ublk/queue.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "params_from_geometry.h"
+#include "queue_thread.h"
+#include "rate_limit.h"
+
+// What handlers know as their queue.
+struct ublk_queue {};
+
+namespace ublk_runner {
+
+// What a queue tells its device. Called on the queue's thread.
+struct DeviceQueueEvents {
+  // A command for a tag has failed; the queue does not serve that tag any more.
+  std::function<void(uint16_t tag, int error)> failed;
+  // After open(), whatever became of it: neither kernel nor handler will use the queue again.
+  std::function<void()> closed;
+};
+
+// Each request is checked against the rules, given to the handler's submit(), and completed with
+// what the handler answers, at once or later. A short read or write goes to the handler again for
+// the rest, so that the kernel never sees one. Nothing here is allocated, locked or asked of the
+// kernel for a request, apart from the rest of a short one that another thread has completed.
+//
+// The life of a queue, on its thread:
+//
+//   open() -> serving -> (STOP_DEV) stopped by the kernel -> closed by the handler -> closed()
+//
+// Threads: the constructor runs anywhere, complete() on any thread, everything else on the queue's.
+//
+// A handler that is wrong may complete a request again at any time until its instance is closed,
+// and then gets an error: so the queue must live until then, see HandlerInstance::keep().
+class DeviceQueue final : public ublk::Backend, public ublk_queue {
+ public:
+  // The open instance of a handler, which outlives the queue.
+  struct Handler {
+    const ublk_handler& table;
+    void* instance;
+    std::string device;  // its name, for the log
+  };
+
+  // Throws std::bad_alloc. All memory is there from now on, but costs nothing before it is used.
+  DeviceQueue(Handler handler, QueueThread& thread, uint16_t index, uint16_t depth,
+              const RequestRules& rules, DeviceQueueEvents events);
+  ~DeviceQueue() override;
+
+  // Opens the handler's queue and hands all tags to the kernel. `alive`, which owns the handler and
+  // this queue, is kept until closed(). Throws what the handler or the library says; closed() comes
+  // all the same.
+  void open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<void> alive);
+
+  // How arriving requests are treated. hold() keeps them, in order, without dispatching any; what
+  // was dispatched goes on. release() dispatches them. refuse() fails those that are held and those
+  // that still come with EIO.
+  void hold();
+  void release();
+  void refuse();
+  // Calls `drained` once no dispatched request is with the handler any more.
+  void when_drained(std::function<void()> drained);
+  unsigned dispatched() const;  // requests that the handler has
+
+  void set_rules(const RequestRules& rules) { rules_ = rules; }
+
+  // ublk_host.complete.
+  static int complete(uint64_t request_id, int32_t result) noexcept;
+  // ublk_host.queue_closed.
+  void handler_closed();
+
+  uint16_t index() const { return index_; }
+  void* handler_data() const { return handler_data_; }
+  QueueThread& thread() const { return thread_; }
+
+  void submit(ublk::Request request) override;
+  void failed(ublk::Queue& queue, uint16_t tag, int error) override;
+  void stopped(ublk::Queue& queue) override;
+
+ private:
+  enum class Intake : uint8_t { kOpen, kHeld, kRefused };
+  enum class Life : uint8_t { kNew, kServing, kClosing, kClosed };
+  struct Tag;
+
+  void set_aside(Tag& tag);
+  template <class Visit>
+  void take_held(Visit visit);
+  void dispatch(Tag& tag);
+  int check(const ublk::Request& request) const;
+  void serve(Tag& tag);
+  bool settle(Tag& tag, int result);
+  void fill(Tag& tag);
+  void close_handler_queue();
+  void complain(const char* what, const Tag& tag, int result);
+
+  static bool claim(Tag& tag, uint16_t submission);
+
+  // Read for each request.
+  Tag* tags_;
+  std::byte* scratch_;
+  size_t scratch_stride_;
+  int (*submit_)(void*, ublk_queue*, ublk_request*);
+  void* instance_;
+  RequestRules rules_;
+  Intake intake_ = Intake::kOpen;
+
+  Life life_ = Life::kNew;
+  const uint16_t index_;
+  const Handler handler_;
+  QueueThread& thread_;
+  const DeviceQueueEvents events_;
+  size_t map_size_;
+  void* handler_data_ = nullptr;
+  ublk::Queue* queue_ = nullptr;  // while the kernel has it
+  Tag* first_held_ = nullptr;
+  Tag** last_held_ = &first_held_;
+  unsigned nr_held_ = 0;
+  RateLimit complaints_;
+  std::shared_ptr<void> alive_;  // from open() to closed()
+};
+
+}  // namespace ublk_runner
+
+#endif  // UBLK_RUNNER_DEVICE_QUEUE_H

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+//
+// One open instance of a handler: what a device's data comes from.
+#ifndef UBLK_RUNNER_HANDLER_INSTANCE_H
+#define UBLK_RUNNER_HANDLER_INSTANCE_H
+
+#include <ublk/handler.h>
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "config.h"
+#include "handler_library.h"
+#include "main_context.h"
+
+// What handlers know as their device.
+struct ublk_device {};
+
+namespace ublk_runner {
+
+// The calls of a handler's table that may block, as functions that throw std::runtime_error:
+// "open: no such cluster". Threads: any that may block, one call at a time; size_changed comes from
+// any thread at any time.
+class HandlerInstance final : public ublk_device {
+ public:
+  // Opens `device` with a handler that has been loaded. `size_changed` is called, on any thread,
+  // when the handler says so. Throws ConfigError for bad options.
+  HandlerInstance(std::shared_ptr<HandlerLibrary> library, const DeviceConfig& device,
+                  std::function<void()> size_changed);
+  // Closes it; no queue may be open.
+  ~HandlerInstance();
+  HandlerInstance(const HandlerInstance&) = delete;
+  HandlerInstance& operator=(const HandlerInstance&) = delete;
+
+  ublk_geometry geometry();
+  void fence(Milliseconds timeout);
+
+  const ublk_handler& table() const { return library_->handler(); }
+  void* get() const { return instance_; }
+  const std::string& device_name() const { return device_name_; }
+  const char* handler_name() const { return table().name; }
+
+  // Keeps `object` until the instance is closed.
+  void keep(std::shared_ptr<void> object) { kept_.push_back(std::move(object)); }
+
+  void size_changed() const { size_changed_(); }
+
+ private:
+  const std::shared_ptr<HandlerLibrary> library_;
+  const std::string device_name_;
+  const std::function<void()> size_changed_;
+  void* instance_ = nullptr;
+  std::vector<std::shared_ptr<void>> kept_;
+};
+
+}  // namespace ublk_runner
+
+#endif  // UBLK_RUNNER_HANDLER_INSTANCE_H

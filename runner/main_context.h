@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+//
+// The control thread's event loop, a GLib main context: calls into it from other threads, and
+// timers on it. The thread that runs it is the control thread wherever this folder says so.
+#ifndef UBLK_RUNNER_MAIN_CONTEXT_H
+#define UBLK_RUNNER_MAIN_CONTEXT_H
+
+#include <glib.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <utility>
+
+namespace ublk_runner {
+
+using Milliseconds = std::chrono::milliseconds;
+
+// An event source of a context; leaves it when it is destroyed. Control thread.
+class Source {
+ public:
+  Source() = default;
+  // Attaches `source`, whose reference it takes over; `callback` runs at each event and returns
+  // whether there may be more.
+  Source(GMainContext* context, GSource* source, std::function<bool()> callback);
+  Source(Source&& other) noexcept : source_(std::exchange(other.source_, nullptr)) {}
+  Source& operator=(Source&& other) noexcept {
+    std::swap(source_, other.source_);
+    return *this;
+  }
+  ~Source();
+
+ private:
+  GSource* source_ = nullptr;
+};
+
+// A reference, cheap to copy.
+class MainContext {
+ public:
+  // nullptr: GLib's default context.
+  explicit MainContext(GMainContext* context = nullptr);
+
+  GMainContext* get() const { return context_.get(); }
+
+  // Runs `task` on the control thread, in its next turn, never inside this call. Any thread.
+  void post(std::function<void()> task) const;
+
+  // Runs `task` once, after `delay`, unless the Source is destroyed before. Control thread.
+  [[nodiscard]] Source after(Milliseconds delay, std::function<void()> task) const;
+
+ private:
+  std::shared_ptr<GMainContext> context_;
+};
+
+}  // namespace ublk_runner
+
+#endif  // UBLK_RUNNER_MAIN_CONTEXT_H

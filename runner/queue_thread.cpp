@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+#include "queue_thread.h"
+
+#include <sched.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+
+#include "block_signals.h"
+#include "log.h"
+#include "rate_limit.h"
+
+namespace ublk_runner {
+
+namespace {
+
+// A completion queue can't grow. It holds the completions of one turn of the loop: only when more
+// tags than this get a request within one turn do the rest take the kernel's overflow list, which
+// is slower and loses nothing. That is all tags of 64 devices of 2 x 128 at once, for 256 KiB of
+// memory a thread.
+constexpr unsigned kCompletionEntries = 16384;
+
+unsigned allowed_cpus() {
+  cpu_set_t cpus;
+  if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0)
+    return static_cast<unsigned>(std::max(1, CPU_COUNT(&cpus)));
+  return std::max(1u, std::thread::hardware_concurrency());  // more CPUs than a cpu_set_t has
+}
+
+constexpr uint64_t kMarkMask = uint64_t{0xffff} << 48;
+
+}  // namespace
+
+// --------------------------------------------------------------- one thread --
+
+QueueThread::QueueThread(const MainContext& context, unsigned index) : context_(context) {
+  std::promise<void> started;
+  const BlockSignals block;
+  thread_ = std::thread([this, index, &started] { main(index, started); });
+  try {
+    started.get_future().get();
+  } catch (...) {
+    thread_.join();
+    throw;
+  }
+}
+
+QueueThread::~QueueThread() {
+  post([this] { ending_ = true; });
+  thread_.join();
+  ring_.reset();
+  io_uring_queue_exit(&uring_);
+}
+
+void QueueThread::main(unsigned index, std::promise<void>& started) {
+  try {
+    set_up(index);
+  } catch (...) {
+    started.set_exception(std::current_exception());
+    return;
+  }
+  started.set_value();
+  serve();
+}
+
+void QueueThread::set_up(unsigned index) {
+  pthread_setname_np(pthread_self(), ("ublk-io/" + std::to_string(index)).c_str());
+  if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
+    log(LogLevel::kDebug, {}, "PR_SET_IO_FLUSHER: %s", g_strerror(errno));
+  const unsigned file_slots = ublk::Ring::init(&uring_, kCompletionEntries);
+  try {
+    ring_.emplace(&uring_, file_slots);
+    timers_.emplace(*ring_);
+  } catch (...) {
+    io_uring_queue_exit(&uring_);
+    throw;
+  }
+}
+
+// Ring::run_once() with a look at visits_ between taking in completions and the sleep.
+void QueueThread::serve() {
+  RateLimit errors;
+  while (!ending_) {
+    ring_->prepare_wait();
+    if (!visits_.empty()) visit_all();
+    const int rc = io_uring_submit_and_wait(&uring_, 1);
+    ring_->wait_over();
+    unsigned head;
+    unsigned count = 0;
+    io_uring_cqe* cqe;
+    io_uring_for_each_cqe(&uring_, head, cqe) {
+      if (!ring_->dispatch(*cqe)) dispatch(*cqe);
+      ++count;
+    }
+    io_uring_cq_advance(&uring_, count);
+
+    uint64_t skipped = 0;
+    if (rc < 0 && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY && errors.allow(skipped))
+      log(LogLevel::kError, {}, "io_uring_enter: %s", g_strerror(-rc));
+  }
+}
+
+void QueueThread::visit_all() {
+  std::erase_if(visits_, [](const std::function<bool()>& visit) { return visit(); });
+}
+
+void QueueThread::dispatch(const io_uring_cqe& cqe) {
+  if ((cqe.user_data & kMarkMask) == UBLK_EVENT_USER_DATA_MARK) {
+    auto* event = reinterpret_cast<ublk_event*>(cqe.user_data & ~kMarkMask);
+    event->handle(event, cqe.res, cqe.flags);
+  } else {
+    timers_->dispatch(cqe);
+  }
+}
+
+// -------------------------------------------------------------- all threads --
+
+QueueThreads::QueueThreads(const MainContext& context, unsigned count)
+    : context_(context), count_(count != 0 ? count : std::min(allowed_cpus(), kMaxAutomatic)) {}
+
+QueueThread& QueueThreads::next() {
+  const unsigned index = next_;
+  if (index == threads_.size()) threads_.push_back(std::make_unique<QueueThread>(context_, index));
+  next_ = (index + 1) % count_;
+  return *threads_[index];
+}
+
+Task<> QueueThreads::end(Milliseconds limit) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point deadline = Clock::now() + limit;
+  std::vector<Completion<bool>> idle;
+  idle.reserve(threads_.size());
+  for (const auto& thread : threads_)
+    idle.push_back(thread->run([t = thread.get()] { return t->ring().nr_queues() == 0; }));
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    const auto left = std::chrono::duration_cast<Milliseconds>(deadline - Clock::now());
+    bool ends = co_await idle[i].within(context_, left);
+    if (ends) ends = co_await idle[i];
+    if (ends) continue;
+    log(LogLevel::kWarning, {}, "I/O thread %zu is left behind: its queues have not stopped", i);
+    static_cast<void>(threads_[i].release());
+  }
+  threads_.clear();
+}
+
+}  // namespace ublk_runner

@@ -1,0 +1,491 @@
+// SPDX-License-Identifier: MIT
+// Every request gets one result that the kernel can take, whatever the handler does.
+#include "device_queue.h"
+
+#include <gtest/gtest.h>
+#include <ublk/device.h>
+
+#include <algorithm>
+#include <atomic>
+#include <climits>
+#include <functional>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "host.h"
+#include "log.h"
+#include "scripted_driver.h"
+
+namespace ublk_runner {
+namespace {
+
+namespace abi = ublk::abi;
+
+constexpr uint16_t kDepth = 4;
+constexpr uint32_t kBlock = 4096;
+constexpr uint64_t kSectors = 1 << 20;
+constexpr uint32_t kScratchSize = 40;
+
+abi::IoDesc request(ublk_op op, uint64_t offset, uint32_t length, uint32_t flags = 0) {
+  return {.op_flags = op | flags,
+          .nr_sectors = length / abi::kSectorSize,
+          .start_sector = op == UBLK_OP_FLUSH ? UINT64_MAX : offset / abi::kSectorSize,
+          .addr = 0};
+}
+
+// A handler whose answers the test gives, and one queue of it on a thread of its own.
+class DeviceQueueTest : public testing::Test {
+ protected:
+  using Submit = std::function<int(ublk_request&)>;
+
+  void SetUp() override {
+    set_log_level(LogLevel::kError);
+    table_.name = "scripted";
+    table_.request_private_size = kScratchSize;
+    table_.submit = [](void* instance, ublk_queue* queue, ublk_request* request) {
+      auto& test = *static_cast<DeviceQueueTest*>(instance);
+      EXPECT_EQ(queue, test.queue_.get());
+      {
+        const std::lock_guard lock(test.mutex_);
+        test.seen_.push_back(*request);
+      }
+      return test.submit_(*request);
+    };
+  }
+
+  void TearDown() override {
+    if (opened_ && !closed_) stop();
+  }
+
+  void open(const RequestRules& rules = {.sectors = kSectors,
+                                         .block_sectors = kBlock / abi::kSectorSize,
+                                         .operations = 0x2f}) {
+    DeviceQueueEvents events;
+    events.failed = [](uint16_t tag, int error) {
+      ADD_FAILURE() << "tag " << tag << " failed with " << error;
+    };
+    events.closed = [this] { closed_promise_.set_value(); };
+    queue_ = std::make_shared<DeviceQueue>(DeviceQueue::Handler{table_, this, "test"}, thread_, 0,
+                                           kDepth, rules, events);
+    on_thread([&] { queue_->open(ublk::DeviceNode::open(driver_, driver_.info()), queue_); });
+    opened_ = true;
+  }
+
+  void stop() {
+    on_thread([&] { driver_.stop(thread_.ring()); });
+    wait_closed();
+  }
+
+  void wait_closed() {
+    ASSERT_EQ(closed_promise_.get_future().wait_for(std::chrono::seconds(10)),
+              std::future_status::ready);
+    closed_ = true;
+  }
+
+  // Runs `function` on the queue's thread and waits for it.
+  template <class F>
+  void on_thread(F function) {
+    std::promise<void> done;
+    thread_.post([&] {
+      try {
+        function();
+        done.set_value();
+      } catch (...) {
+        done.set_exception(std::current_exception());
+      }
+    });
+    done.get_future().get();
+  }
+
+  void push(uint16_t tag, const abi::IoDesc& io) {
+    on_thread([&] { driver_.push(thread_.ring(), tag, io); });
+  }
+  // The result that the kernel gets.
+  int result_of(const abi::IoDesc& io, uint16_t tag = 0) {
+    push(tag, io);
+    return driver_.committed(tag);
+  }
+
+  std::vector<ublk_request> seen() {
+    const std::lock_guard lock(mutex_);
+    return seen_;
+  }
+  ublk_request wait_seen(size_t count) {
+    for (;;) {
+      const std::vector<ublk_request> requests = seen();
+      if (requests.size() >= count) return requests[count - 1];
+      std::this_thread::yield();
+    }
+  }
+
+  ublk_handler table_{};
+  Submit submit_ = [](ublk_request& r) { return static_cast<int>(r.length); };
+  ublk_test::ScriptedDriver driver_{kDepth};
+  QueueThread thread_{MainContext(), 0};
+  std::shared_ptr<DeviceQueue> queue_;
+  std::promise<void> closed_promise_;
+  bool opened_ = false;
+  bool closed_ = false;
+  std::mutex mutex_;
+  std::vector<ublk_request> seen_;
+};
+
+// ------------------------------------------------------------------- results --
+
+TEST_F(DeviceQueueTest, AWholeResultIsCommitted) {
+  open();
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 8192, 12288, abi::kIoFlagFua)), 12288);
+  const ublk_request r = wait_seen(1);
+  EXPECT_EQ(r.op, UBLK_OP_WRITE);
+  EXPECT_EQ(r.offset, 8192u);
+  EXPECT_EQ(r.length, 12288u);
+  EXPECT_EQ(r.flags, UBLK_REQUEST_FUA);
+  EXPECT_NE(r.buffer, nullptr);
+}
+
+TEST_F(DeviceQueueTest, FlushAndDiscardHaveNoDataAndCommitZero) {
+  open();
+  submit_ = [](ublk_request&) { return 5; };
+  EXPECT_EQ(result_of(request(UBLK_OP_FLUSH, 0, 0)), 0);
+  EXPECT_EQ(result_of(request(UBLK_OP_DISCARD, 4096, 4096)), 0);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE_ZEROES, 4096, 4096, abi::kIoFlagNoUnmap)), 0);
+  const std::vector<ublk_request> requests = seen();
+  EXPECT_EQ(requests[0].offset, 0u);
+  EXPECT_EQ(requests[0].length, 0u);
+  EXPECT_EQ(requests[1].buffer, nullptr);
+  EXPECT_EQ(requests[2].flags, UBLK_REQUEST_NO_UNMAP);
+}
+
+TEST_F(DeviceQueueTest, AShortResultIsSubmittedAgainForTheRest) {
+  open();
+  submit_ = [](ublk_request& r) { return static_cast<int>(std::min(r.length, 5000u)); };
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 4096, 16384)), 16384);
+  const std::vector<ublk_request> requests = seen();
+  ASSERT_EQ(requests.size(), 4u);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ(requests[i].offset, 4096 + i * 5000);
+    EXPECT_EQ(requests[i].length, 16384 - i * 5000);
+    EXPECT_EQ(requests[i].buffer, static_cast<std::byte*>(requests[0].buffer) + i * 5000);
+    if (i > 0) {
+      EXPECT_NE(requests[i].id, requests[i - 1].id);
+    }
+  }
+}
+
+TEST_F(DeviceQueueTest, AShortResultFromAnotherThreadIsContinuedOnTheQueues) {
+  open();
+  std::thread::id submitter[2];
+  submit_ = [&, calls = 0](ublk_request& r) mutable {
+    submitter[calls] = std::this_thread::get_id();
+    return ++calls == 1 ? UBLK_PENDING : static_cast<int>(r.length);
+  };
+  push(0, request(UBLK_OP_WRITE, 0, 8192));
+  EXPECT_EQ(DeviceQueue::complete(wait_seen(1).id, 4096), 0);
+  EXPECT_EQ(driver_.committed(0), 8192);
+  EXPECT_EQ(wait_seen(2).offset, 4096u);
+  EXPECT_EQ(submitter[0], submitter[1]);
+  EXPECT_NE(submitter[1], std::this_thread::get_id());
+}
+
+TEST_F(DeviceQueueTest, AShortResultInsideSubmitDoesNotNest) {
+  open();
+  int depth = 0;
+  submit_ = [&](ublk_request& r) {
+    EXPECT_EQ(++depth, 1);
+    EXPECT_EQ(DeviceQueue::complete(r.id, 512), 0);
+    --depth;
+    return UBLK_PENDING;
+  };
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 65536)), 65536);
+  EXPECT_EQ(seen().size(), 128u);
+}
+
+TEST_F(DeviceQueueTest, WhatIsNoResultFailsTheRequest) {
+  open();
+  const auto committed_for = [&](int answer, ublk_op op = UBLK_OP_READ) {
+    submit_ = [=](ublk_request&) { return answer; };
+    return result_of(request(op, 0, op == UBLK_OP_FLUSH ? 0 : 4096));
+  };
+  EXPECT_EQ(committed_for(0), -EIO);
+  EXPECT_EQ(committed_for(4097), -EIO);
+  EXPECT_EQ(committed_for(-4096), -EIO);
+  EXPECT_EQ(committed_for(INT_MIN + 1, UBLK_OP_FLUSH), -EIO);
+  EXPECT_EQ(committed_for(-ENOSPC), -ENOSPC);
+  EXPECT_EQ(committed_for(-4095), -4095);
+
+  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  push(0, request(UBLK_OP_READ, 0, 4096));
+  EXPECT_EQ(DeviceQueue::complete(wait_seen(7).id, UBLK_PENDING), 0);
+  EXPECT_EQ(driver_.committed(0), -EIO);
+}
+
+TEST_F(DeviceQueueTest, ASecondResultIsRefusedAndHarmless) {
+  open();
+  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  push(1, request(UBLK_OP_READ, 0, 4096));
+  const uint64_t first = wait_seen(1).id;
+  EXPECT_EQ(DeviceQueue::complete(first, 4096), 0);
+  EXPECT_EQ(DeviceQueue::complete(first, 4096), -EALREADY);
+  EXPECT_EQ(driver_.committed(1), 4096);
+
+  push(1, request(UBLK_OP_READ, 0, 8192));  // the tag's next request
+  const uint64_t second = wait_seen(2).id;
+  EXPECT_EQ(DeviceQueue::complete(first, 4096), -EALREADY);
+  EXPECT_FALSE(driver_.has_committed(1));
+  EXPECT_EQ(DeviceQueue::complete(second, 8192), 0);
+  EXPECT_EQ(driver_.committed(1), 8192);
+  EXPECT_EQ(DeviceQueue::complete(0, 0), -EALREADY);
+}
+
+TEST_F(DeviceQueueTest, AResultReturnedAfterCompletingIsIgnored) {
+  open();
+  submit_ = [](ublk_request& r) {
+    EXPECT_EQ(DeviceQueue::complete(r.id, -ENOSPC), 0);
+    return static_cast<int>(r.length);
+  };
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096)), -ENOSPC);
+  submit_ = [](ublk_request& r) { return static_cast<int>(r.length); };
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096)), 4096);
+  EXPECT_FALSE(driver_.has_committed(0));
+}
+
+TEST_F(DeviceQueueTest, TwoThreadsThatCompleteTheSameRequestDoItOnce) {
+  open();
+  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  for (size_t round = 1; round <= 200; ++round) {
+    push(0, request(UBLK_OP_READ, 0, 4096));
+    const uint64_t id = wait_seen(round).id;
+    std::atomic<int> accepted{0};
+    const auto complete = [&] { accepted += DeviceQueue::complete(id, 4096) == 0; };
+    std::thread other(complete);
+    complete();
+    other.join();
+    EXPECT_EQ(accepted, 1);
+    EXPECT_EQ(driver_.committed(0), 4096);
+  }
+}
+
+// -------------------------------------------------------------------- checks --
+
+TEST_F(DeviceQueueTest, OnlyWhatTheRulesAllowReachesTheHandler) {
+  open();
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, kSectors * 512 - 4096, 4096)), 4096);
+  EXPECT_EQ(seen().size(), 1u);
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, kSectors * 512, 4096)), -EIO);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, kSectors * 512 - 4096, 8192)), -EIO);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, UINT64_MAX - 511, 4096)), -EIO);
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 512, 4096)), -EIO);
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 512)), -EIO);
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 0)), -EIO);
+  EXPECT_EQ(result_of(request(static_cast<ublk_op>(13), 0, 4096)), -EOPNOTSUPP);
+  EXPECT_EQ(result_of(request(static_cast<ublk_op>(100), 0, 4096)), -EOPNOTSUPP);
+  EXPECT_EQ(seen().size(), 1u);
+}
+
+TEST_F(DeviceQueueTest, AReadOnlyDeviceIsNotWritten) {
+  open({.sectors = kSectors,
+        .block_sectors = 8,
+        .operations = 1 << UBLK_OP_READ,
+        .read_only = true});
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096)), 4096);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096)), -EROFS);
+  EXPECT_EQ(result_of(request(UBLK_OP_DISCARD, 0, 4096)), -EROFS);
+  EXPECT_EQ(result_of(request(UBLK_OP_FLUSH, 0, 0)), -EOPNOTSUPP);
+  EXPECT_EQ(seen().size(), 1u);
+}
+
+TEST_F(DeviceQueueTest, ScratchIsAlignedZeroedAndTheTags) {
+  open();
+  submit_ = [](ublk_request& r) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(r.scratch) % 64, 0u);
+    auto* bytes = static_cast<unsigned char*>(r.scratch);
+    for (uint32_t i = 0; i < kScratchSize; ++i) EXPECT_EQ(bytes[i], bytes[0]);
+    std::fill_n(bytes, kScratchSize, static_cast<unsigned char>(bytes[0] + 1));
+    return static_cast<int>(r.length) - bytes[0] + 1;
+  };
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 1), 4096);
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 2), 4096) << "another tag, another scratch";
+  submit_ = [](ublk_request& r) {
+    return *static_cast<unsigned char*>(r.scratch) == 1 ? static_cast<int>(r.length) : -EINVAL;
+  };
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 1), 4096) << "it is left alone";
+}
+
+// ------------------------------------------------------------------- holding --
+
+TEST_F(DeviceQueueTest, HeldRequestsAreReleasedInOrder) {
+  open();
+  on_thread([&] { queue_->hold(); });
+  for (const uint16_t tag : {2, 0, 3}) push(tag, request(UBLK_OP_READ, tag * 4096, 4096));
+  on_thread([&] { EXPECT_EQ(queue_->dispatched(), 0u); });
+  EXPECT_TRUE(seen().empty());
+  on_thread([&] { queue_->release(); });
+  for (const uint16_t tag : {0, 2, 3}) EXPECT_EQ(driver_.committed(tag), 4096);
+  const std::vector<ublk_request> requests = seen();
+  EXPECT_EQ(requests[0].tag, 2);
+  EXPECT_EQ(requests[1].tag, 0);
+  EXPECT_EQ(requests[2].tag, 3);
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096)), 4096);
+}
+
+TEST_F(DeviceQueueTest, RefusedRequestsFailAndSoDoLaterOnes) {
+  open();
+  on_thread([&] { queue_->hold(); });
+  push(1, request(UBLK_OP_WRITE, 0, 4096));
+  on_thread([&] { queue_->refuse(); });
+  EXPECT_EQ(driver_.committed(1), -EIO);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096)), -EIO);
+  EXPECT_TRUE(seen().empty());
+}
+
+TEST_F(DeviceQueueTest, DrainingWaitsForWhatIsDispatchedAlsoForItsRest) {
+  open();
+  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  push(0, request(UBLK_OP_WRITE, 0, 8192));
+  const uint64_t first = wait_seen(1).id;
+  std::promise<void> drained;
+  std::future<void> is_drained = drained.get_future();
+  on_thread([&] {
+    queue_->hold();
+    queue_->when_drained([&] { drained.set_value(); });
+  });
+  push(1, request(UBLK_OP_WRITE, 0, 4096));
+  DeviceQueue::complete(first, 4096);
+  const uint64_t rest = wait_seen(2).id;
+  EXPECT_EQ(is_drained.wait_for(std::chrono::milliseconds(20)), std::future_status::timeout);
+  DeviceQueue::complete(rest, 4096);
+  EXPECT_EQ(is_drained.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  EXPECT_EQ(driver_.committed(0), 8192);
+  EXPECT_FALSE(driver_.has_committed(1)) << "it is held";
+  on_thread([&] { queue_->refuse(); });
+}
+
+// ---------------------------------------------------------------------- life --
+
+TEST_F(DeviceQueueTest, AQueueThatTheHandlerCantOpenReportsWhyAndIsClosed) {
+  table_.queue_open = [](void*, ublk_queue*, void**) {
+    handler_host().set_error(nullptr, "no %s", "luck");
+    return -EBUSY;
+  };
+  table_.queue_close = [](void*, ublk_queue*, void*) {
+    ADD_FAILURE() << "it was never open";
+    return 0;
+  };
+  try {
+    open();
+    ADD_FAILURE() << "opened";
+  } catch (const std::runtime_error& e) {
+    EXPECT_STREQ(e.what(), "queue_open: no luck");
+  }
+  wait_closed();
+}
+
+TEST_F(DeviceQueueTest, AQueueIsClosedWhenTheHandlerSaysSo) {
+  table_.queue_open = [](void*, ublk_queue* queue, void** data) {
+    *data = queue;
+    return 0;
+  };
+  table_.queue_close = [](void*, ublk_queue* queue, void* data) {
+    EXPECT_EQ(queue, data);
+    return UBLK_PENDING;
+  };
+  open();
+  on_thread([&] { driver_.stop(thread_.ring()); });
+  std::future<void> closed = closed_promise_.get_future();
+  EXPECT_EQ(closed.wait_for(std::chrono::milliseconds(20)), std::future_status::timeout);
+  on_thread([&] { handler_host().queue_closed(queue_.get()); });
+  EXPECT_EQ(closed.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  closed_ = true;
+}
+
+TEST_F(DeviceQueueTest, EventsOfTheHandlersSqesComeBack) {
+  struct Op : ublk_event {
+    uint64_t id;
+    int32_t result;
+  };
+  Op op{};
+  op.handle = [](ublk_event* event, int32_t result, uint32_t) {
+    DeviceQueue::complete(static_cast<Op*>(event)->id, result == 0 ? 4096 : -EIO);
+  };
+  open();
+  submit_ = [&](ublk_request& r) {
+    op.id = r.id;
+    handler_host().reserve_sqes(queue_.get(), 1);
+    io_uring_sqe* sqe = handler_host().get_sqe(queue_.get());
+    io_uring_prep_nop(sqe);
+    io_uring_sqe_set_data64(sqe, ublk_event_user_data(&op));
+    return UBLK_PENDING;
+  };
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096)), 4096);
+}
+
+// -------------------------------------------------------------------- timers --
+
+struct Timer : ublk_timer {
+  std::promise<void> done;
+  std::chrono::steady_clock::time_point at;
+  Timer() : ublk_timer{} {
+    fired = [](ublk_timer* timer) {
+      auto& self = *static_cast<Timer*>(timer);
+      self.at = std::chrono::steady_clock::now();
+      self.done.set_value();
+    };
+  }
+};
+
+constexpr uint64_t kMillisecond = 1'000'000;
+
+TEST_F(DeviceQueueTest, ATimerFiresOnceAndNotBefore) {
+  open();
+  Timer timer;
+  const auto begin = std::chrono::steady_clock::now();
+  on_thread([&] { handler_host().set_timer(queue_.get(), &timer, 20 * kMillisecond); });
+  timer.done.get_future().get();
+  EXPECT_GE(timer.at - begin, std::chrono::milliseconds(20));
+}
+
+TEST_F(DeviceQueueTest, SettingASetTimerMovesIt) {
+  open();
+  Timer timer;
+  const auto begin = std::chrono::steady_clock::now();
+  on_thread([&] {
+    handler_host().set_timer(queue_.get(), &timer, kMillisecond);
+    handler_host().set_timer(queue_.get(), &timer, 30 * kMillisecond);
+  });
+  timer.done.get_future().get();
+  EXPECT_GE(timer.at - begin, std::chrono::milliseconds(30));
+}
+
+TEST_F(DeviceQueueTest, ACancelledTimerMayBeFreedAtOnce) {
+  open();
+  for (int round = 0; round < 100; ++round) {
+    auto timer = std::make_unique<Timer>();
+    on_thread([&] {
+      handler_host().set_timer(queue_.get(), timer.get(), (round % 3) * kMillisecond / 10);
+      if (round % 2 == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
+      handler_host().cancel_timer(queue_.get(), timer.get());
+      handler_host().cancel_timer(queue_.get(), timer.get());
+      timer.reset();
+    });
+  }
+  Timer last;
+  on_thread([&] { handler_host().set_timer(queue_.get(), &last, 5 * kMillisecond); });
+  last.done.get_future().get();
+}
+
+TEST_F(DeviceQueueTest, TimersLeftBehindAreCancelledWithTheQueue) {
+  open();
+  auto timer = std::make_unique<Timer>();
+  on_thread([&] { handler_host().set_timer(queue_.get(), timer.get(), 20 * kMillisecond); });
+  stop();
+  timer.reset();
+  std::this_thread::sleep_for(std::chrono::milliseconds(40));
+  on_thread([] {});
+}
+
+}  // namespace
+}  // namespace ublk_runner
