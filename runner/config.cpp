@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <stdexcept>
 #include <system_error>
+#include <tuple>
 #include <utility>
 
 #include "key_file.h"
@@ -153,12 +154,8 @@ class Reader {
   explicit Reader(std::vector<Finding>& findings) : findings_(findings) {}
 
   void read(const std::string& path) {
-    const auto earlier = static_cast<std::ptrdiff_t>(findings_.size());
     has_runner_group_ = false;
     for (const KeyFileGroup& group : read_key_file(path, findings_)) read_group(group);
-    std::stable_sort(
-        findings_.begin() + earlier, findings_.end(),
-        [](const Finding& a, const Finding& b) { return a.location.line < b.location.line; });
   }
   Config take() { return std::move(config_); }
 
@@ -289,6 +286,12 @@ std::string to_string(const Location& location) {
   return location.line == 0 ? location.file : location.file + ':' + std::to_string(location.line);
 }
 
+void sort_findings(std::vector<Finding>& findings) {
+  std::stable_sort(findings.begin(), findings.end(), [](const Finding& a, const Finding& b) {
+    return std::tie(a.location.file, a.location.line) < std::tie(b.location.file, b.location.line);
+  });
+}
+
 ConfigError::ConfigError(std::vector<Finding> findings)
     : std::runtime_error(all_texts(findings)), findings_(std::move(findings)) {}
 
@@ -303,6 +306,7 @@ Config load_config(const std::string& file, std::vector<Finding>& findings) {
   Reader reader(findings);
   reader.read(file);
   for (const std::string& path : files_of(file + ".d", findings)) reader.read(path);
+  sort_findings(findings);
   return reader.take();
 }
 

@@ -71,6 +71,9 @@ struct Finding {
   std::string text;
 };
 
+// By file and line. A file comes before those of its .d folder.
+void sort_findings(std::vector<Finding>& findings);
+
 // The configuration has errors. what() has all of them, one "file:line: text" a line.
 class ConfigError : public std::runtime_error {
  public:

@@ -4,8 +4,10 @@
 #include <glib.h>
 #include <poll.h>
 #include <sys/stat.h>
+#include <syslog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -14,6 +16,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
+#include <utility>
+
+#include "syslog_socket.h"
 
 namespace ublk_runner {
 
@@ -22,15 +28,15 @@ namespace {
 constexpr std::string_view kCut = "...";
 
 struct Level {
-  const char* word;    // in the configuration
-  const char* label;   // in front of a line
-  const char* prefix;  // the same for the journal, as sd-daemon(3) has it
+  const char* word;   // in the configuration
+  const char* label;  // in front of a line
+  int priority;       // of syslog(3), and of sd-daemon(3)
 };
 constexpr std::array<Level, 4> kLevels = {{
-    {"error", "ERROR", "<3>"},
-    {"warning", "WARNING", "<4>"},
-    {"info", "INFO", "<6>"},
-    {"debug", "DEBUG", "<7>"},
+    {"error", "ERROR", LOG_ERR},
+    {"warning", "WARNING", LOG_WARNING},
+    {"info", "INFO", LOG_INFO},
+    {"debug", "DEBUG", LOG_DEBUG},
 }};
 
 const Level& level_of(LogLevel level) {
@@ -51,50 +57,69 @@ bool stderr_is_journal() {
          fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device && st.st_ino == inode;
 }
 
-std::string head(LogLevel level, std::string_view device) {
-  static const bool journal = stderr_is_journal();
-  std::string line = journal ? level_of(level).prefix : level_of(level).label;
-  if (!device.empty()) {
-    if (!journal) line += ' ';
-    line += escape_text(device);
-  }
-  if (!journal || !device.empty()) line += ": ";
-  return line;
-}
-
-// Cuts the line to what one write() takes, not within a character, and ends it.
-void finish(std::string& line) {
-  if (line.size() >= kMaxLine) {
-    size_t end = kMaxLine - 1 - kCut.size();
-    while ((static_cast<unsigned char>(line[end]) & 0xc0) == 0x80) --end;
-    line.resize(end);
-    line += kCut;
-  }
-  line += '\n';
-}
-
 // A pipe, a socket or a terminal that can be written to takes kMaxLine bytes without a wait, as
 // long as nobody writes in between: the other threads are kept out.
-bool write_line(const std::string& line) {
+bool write_stderr(const std::string& line) {
   pollfd fd = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
   if (poll(&fd, 1, 0) != 1 || (fd.revents & POLLOUT) == 0) return false;
   return write(STDERR_FILENO, line.data(), line.size()) >= 0;
 }
 
-void emit(LogLevel level, std::string_view device, const std::string& text) {
-  std::string line = head(level, device) + escape_text(text);
-  finish(line);
+// Cuts the text to what one write() takes with a line's end, not within a character.
+void cut(std::string& text) {
+  if (text.size() < kMaxLine) return;
+  size_t end = kMaxLine - 1 - kCut.size();
+  while ((static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
+  text.resize(end);
+  text += kCut;
+}
 
-  static std::mutex mutex;
-  static uint64_t lost = 0;
-  const std::lock_guard lock(mutex);
-  if (lost > 0) {
-    std::string note = head(LogLevel::kWarning, {}) + std::to_string(lost) +
-                       " lines of the log are lost: nobody took them";
-    finish(note);
-    if (write_line(note)) lost = 0;
+// Where the lines go. One for the process.
+class Sink {
+ public:
+  bool use_syslog(const std::string& path) {
+    const std::lock_guard lock(mutex_);
+    SyslogSocket syslog;
+    if (!syslog.connect(path)) return false;
+    syslog_ = std::move(syslog);
+    return true;
   }
-  if (lost > 0 || !write_line(line)) ++lost;
+
+  void put(LogLevel level, std::string_view device, const std::string& text) {
+    const std::lock_guard lock(mutex_);
+    if (lost_ > 0 && write(LogLevel::kWarning, {},
+                           "lines lost here, since nobody took them: " + std::to_string(lost_)))
+      lost_ = 0;
+    if (lost_ > 0 || !write(level, device, text)) ++lost_;
+  }
+
+ private:
+  bool write(LogLevel level, std::string_view device, const std::string& text) {
+    const Level& names = level_of(level);
+    std::string line = device.empty() ? "" : escape_text(device) + ": ";
+    line += escape_text(text);
+    if (syslog_) {
+      cut(line);
+      return syslog_->send(names.priority, line);
+    }
+    if (journal_)
+      line = '<' + std::to_string(names.priority) + '>' + line;
+    else
+      line = names.label + std::string(device.empty() ? ": " : " ") + line;
+    cut(line);
+    return write_stderr(line += '\n');
+  }
+
+  const bool journal_ = stderr_is_journal();
+  std::mutex mutex_;
+  std::optional<SyslogSocket> syslog_;
+  uint64_t lost_ = 0;
+};
+
+// Never destroyed: threads may log while the process exits.
+Sink& sink() {
+  static Sink& sink = *new Sink;
+  return sink;
 }
 
 std::string format_text(const char* format, va_list args) {
@@ -115,6 +140,8 @@ std::optional<LogLevel> parse_log_level(std::string_view word) {
 
 void set_log_level(LogLevel level) { log_level.store(level, std::memory_order_relaxed); }
 
+bool log_to_syslog(const std::string& socket) { return sink().use_syslog(socket); }
+
 bool log_enabled(LogLevel level) { return level <= log_level.load(std::memory_order_relaxed); }
 
 void log(LogLevel level, std::string_view device, const char* format, ...) {
@@ -127,7 +154,7 @@ void log(LogLevel level, std::string_view device, const char* format, ...) {
 void vlog(LogLevel level, std::string_view device, const char* format, va_list args) {
   if (!log_enabled(level)) return;
   const int saved_errno = errno;
-  emit(level, device, format_text(format, args));
+  sink().put(level, device, format_text(format, args));
   errno = saved_errno;
 }
 
