@@ -22,7 +22,6 @@ using test::Bytes;
 using test::Device;
 using test::HandlerError;
 using test::pattern;
-using test::zeroes;
 
 constexpr size_t kMiB = 1 << 20;
 
@@ -79,16 +78,15 @@ TEST_P(FileHandlerBlock, KeepsWhatIsWrittenUpToItsLastBlock) {
 
 TEST_P(FileHandlerBlock, ReadsZeroesWhereZeroesWereWritten) {
   Device disk("file", options());
-  const auto block = static_cast<uint32_t>(block_);
+  const auto block = static_cast<size_t>(block_);
   for (const uint32_t flags :
        {0u, uint32_t{UBLK_REQUEST_NO_UNMAP}, uint32_t{UBLK_REQUEST_NO_UNMAP | UBLK_REQUEST_FUA}}) {
     for (const auto& [first, count] :
-         std::vector<std::pair<uint32_t, uint32_t>>{{0, 1}, {7, 9}, {3, 100}, {8, 128}}) {
+         std::vector<std::pair<size_t, size_t>>{{0, 1}, {7, 9}, {3, 100}, {8, 128}}) {
       Bytes expected = pattern(kMiB);
       disk.write(0, expected);
-      disk.write_zeroes(uint64_t{first} * block, count * block, flags);
-      std::fill_n(expected.begin() + static_cast<ptrdiff_t>(first * block), count * block,
-                  std::byte{0});
+      disk.write_zeroes(first * block, count * block, flags);
+      std::fill_n(expected.begin() + first * block, count * block, std::byte{0});
       EXPECT_EQ(disk.read(0, kMiB), expected) << first << '+' << count << " flags " << flags;
     }
   }
