@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "control_commands.h"
 
-#include <glib-unix.h>
-
 #include <utility>
 
 namespace ublk_runner {
@@ -10,11 +8,7 @@ namespace ublk_runner {
 ControlCommands::ControlCommands(const MainContext& context, ublk::Driver& driver)
     : context_(context),
       control_(driver),
-      readable_(context.get(), g_unix_fd_source_new(control_.fd(), G_IO_IN),
-                [this] {
-                  control_.dispatch();
-                  return true;
-                }),
+      readable_(context.when_readable(control_.fd(), [this] { control_.dispatch(); })),
       features_(control_.features()) {}
 
 Task<ublk::Command> ControlCommands::run(ublk::Command command, Milliseconds deadline) {

@@ -20,9 +20,6 @@ using Milliseconds = std::chrono::milliseconds;
 class Source {
  public:
   Source() = default;
-  // Attaches `source`, whose reference it takes over; `callback` runs at each event and returns
-  // whether there may be more.
-  Source(GMainContext* context, GSource* source, std::function<bool()> callback);
   Source(Source&& other) noexcept : source_(std::exchange(other.source_, nullptr)) {}
   Source& operator=(Source&& other) noexcept {
     std::swap(source_, other.source_);
@@ -31,6 +28,9 @@ class Source {
   ~Source();
 
  private:
+  friend class MainContext;
+  explicit Source(GSource* source) : source_(source) {}
+
   GSource* source_ = nullptr;
 };
 
@@ -47,6 +47,9 @@ class MainContext {
 
   // Runs `task` once, after `delay`, unless the Source is destroyed before. Control thread.
   [[nodiscard]] Source after(Milliseconds delay, std::function<void()> task) const;
+
+  // Runs `task` each time that `fd` is readable, until the Source is destroyed. Control thread.
+  [[nodiscard]] Source when_readable(int fd, std::function<void()> task) const;
 
  private:
   std::shared_ptr<GMainContext> context_;
