@@ -153,13 +153,15 @@ class Scanner {
   void resolve_group(GKeyFile* file, const std::string& number, KeyFileGroup& group) {
     for (auto setting = group.settings.begin(); setting != group.settings.end();) {
       const std::string& key = setting->first;
+      GError* error = nullptr;
       const std::unique_ptr<char, decltype(&g_free)> value(
-          g_key_file_get_string(file, number.c_str(), key.c_str(), nullptr), g_free);
-      if (value) {
+          g_key_file_get_string(file, number.c_str(), key.c_str(), &error), g_free);
+      if (error == nullptr) {
         setting->second.value = value.get();
         ++setting;
         continue;
       }
+      g_error_free(error);
       findings_.push_back({setting->second.location,
                            "the value of \"" + key +
                                "\" has a bad escape sequence, expected \\s, \\n, \\t, \\r or "

@@ -43,7 +43,7 @@ std::string kernel_release() {
 
 [[noreturn]] void fail_without_module() {
   fail("the running kernel, " + kernel_release() + ", has no module " + kModule +
-       " under /lib/modules; a kernel of version 6.0 or later with CONFIG_BLK_DEV_UBLK is needed, "
+       " under /lib/modules; a kernel of version 6.5 or later with CONFIG_BLK_DEV_UBLK is needed, "
        "and in a container the driver must be loaded outside of it");
 }
 
