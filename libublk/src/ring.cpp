@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <new>
 #include <utility>
@@ -86,6 +87,7 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
 void Ring::queue_stopped(Queue& queue) {
   const std::unique_ptr<Queue> ended = std::move(queues_[queue.ring_slot_]);
   --nr_queues_;
+  release_buffers_of(queue);
   ended->free_buffers();
   give_back_slots(ended->slots_);
   // The table's reference would keep the device from being deleted.
@@ -213,9 +215,24 @@ void Ring::release_after_submit(Queue& queue, uint16_t tag, std::byte* buffer) {
 void Ring::release_buffers() {
   // What the kernel has not taken yet, it has not copied yet.
   if (io_uring_sq_ready(uring_) != 0) return;
-  for (const UsedBuffer& used : used_buffers_)
+  // Whoever gets a buffer back may complete another read at once.
+  std::vector<UsedBuffer> released;
+  released.swap(used_buffers_);
+  for (const UsedBuffer& used : released)
     used.queue->backend_.buffer_done(*used.queue, used.tag, used.buffer);
-  used_buffers_.clear();
+  // Keeps the memory for the next ones.
+  released.clear();
+  if (used_buffers_.empty()) used_buffers_.swap(released);
+}
+
+// The last CQE of a queue can be found in the turn that placed its last commit.
+void Ring::release_buffers_of(Queue& queue) {
+  const auto first =
+      std::stable_partition(used_buffers_.begin(), used_buffers_.end(),
+                            [&queue](const UsedBuffer& used) { return used.queue != &queue; });
+  const std::vector<UsedBuffer> released(first, used_buffers_.end());
+  used_buffers_.erase(first, used_buffers_.end());
+  for (const UsedBuffer& used : released) queue.backend_.buffer_done(queue, used.tag, used.buffer);
 }
 
 // ------------------------------------------------------------ the loop's turn --
@@ -223,6 +240,9 @@ void Ring::release_buffers() {
 void Ring::prepare_wait() {
   if (has_posted_.load(std::memory_order_acquire)) run_posted();
   if (deferred_ != nullptr) retry_deferred();
+  // Before the thread sleeps: others, on other rings too, may wait for just these buffers.
+  while (!used_buffers_.empty() && io_uring_submit(uring_) >= 0 && io_uring_sq_ready(uring_) == 0)
+    release_buffers();
   // Without a request in the server's hands no other thread can complete one.
   while (in_flight_ != 0) {
     uintptr_t expected = kEmpty;

@@ -142,6 +142,7 @@ class UBLK_EXPORT Ring {
   void defer(internal::Slot& slot);
   void release_after_submit(Queue& queue, uint16_t tag, std::byte* buffer);
   void release_buffers();
+  void release_buffers_of(Queue& queue);
   void retry_deferred();
   void run_posted();
   void arm_wakeup_poll();
