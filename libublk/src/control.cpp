@@ -335,18 +335,22 @@ class Control::Impl {
       entry->reported = true;
       cancel(number);
     }
+    const uint64_t end_of_grace = next_number_++ << kKindBits | kDeadline;
     io_uring_sqe* sqe = get_sqe();
     __kernel_timespec grace = kCancelGrace;
     io_uring_prep_timeout(sqe, &grace, 0, 0);
-    io_uring_sqe_set_data64(sqe, next_number_ << kKindBits | kDeadline);
+    io_uring_sqe_set_data64(sqe, end_of_grace);
     io_uring_submit(&uring_);
     bool grace_over = false;
     while (!entries_.empty() && !grace_over) {
       io_uring_cqe* cqe = nullptr;
       if (io_uring_wait_cqe(&uring_, &cqe) < 0) continue;
-      grace_over = cqe->user_data == (next_number_ << kKindBits | kDeadline);
-      if ((cqe->user_data & kKindMask) == kCommand) entries_.erase(cqe->user_data >> kKindBits);
+      const uint64_t user_data = cqe->user_data;
+      const int result = cqe->res;
       io_uring_cqe_seen(&uring_, cqe);
+      grace_over = user_data == end_of_grace;
+      // Nobody knows of a device that was added meanwhile: this deletes it.
+      if ((user_data & kKindMask) == kCommand) command_ended(user_data >> kKindBits, result);
     }
   }
 
