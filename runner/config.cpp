@@ -197,7 +197,6 @@ class Reader {
   }
 
   void read_device(const KeyFileGroup& group, const std::string& name) {
-    const size_t earlier = findings_.size();
     DeviceConfig device;
     device.name = name;
     device.location = group.location;
@@ -214,7 +213,7 @@ class Reader {
       if (key == "handler") device.handler_location = setting.location;
       if (find(kDeviceKeys, key) == nullptr) device.options.emplace(key, setting);
     }
-    if (findings_.size() == earlier) config_.devices.push_back(std::move(device));
+    if (!device.handler.empty()) config_.devices.push_back(std::move(device));
   }
 
   template <class Target, size_t N>

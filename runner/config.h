@@ -87,7 +87,8 @@ class ConfigError : public std::runtime_error {
 // Reads `file`, which must exist, and `file`.d/*.conf, if that folder exists. Throws ConfigError.
 Config load_config(const std::string& file);
 // The same, for one who looks for errors elsewhere as well: appends what is wrong to `findings` and
-// returns what is right. Devices with errors are left out.
+// returns what is right, with each device that has a handler, so that its options can be checked
+// too.
 Config load_config(const std::string& file, std::vector<Finding>& findings);
 
 // The keys of [runner], and those of [device NAME] that are the runner's own, as tables like those

@@ -60,7 +60,7 @@ void Service::on_started(const StartSummary& summary) {
   if (stopping_) return;  // those that have not come up were interrupted, they did not fail
   if (!summary.failed.empty()) status_ = summary.started == 0 ? kExitNoDevice : kExitSomeFailed;
   log(summary.failed.empty() ? LogLevel::kInfo : LogLevel::kError, {},
-      "%zu devices are served, %zu have failed", summary.started, summary.failed.size());
+      "devices served: %zu, failed: %zu", summary.started, summary.failed.size());
   if (status_ == kExitNoDevice)
     stop();
   else

@@ -461,14 +461,16 @@ TEST(BadConfigs, ErrorHasOneLineForEach) {
   }
 }
 
-TEST(BadConfigs, GoodDevicesAreKeptForFurtherChecks) {
+TEST(BadConfigs, DevicesWithAHandlerAreKeptForFurtherChecks) {
   const ConfigFiles files(Files{{"conf",
                                  "[device bad]\nhandler = null\nqueues = 0\n"
+                                 "[device none]\nhandler = /\n"
                                  "[device good]\nhandler = null\n"}});
   std::vector<Finding> findings;
   const Config config = load_config(files.path(), findings);
-  ASSERT_EQ(config.devices.size(), 1u);
-  EXPECT_EQ(config.devices[0].name, "good");
+  ASSERT_EQ(config.devices.size(), 2u);
+  EXPECT_EQ(config.devices[0].name, "bad");
+  EXPECT_EQ(config.devices[1].name, "good");
 }
 
 // A line that is none may be the rest of a secret.
