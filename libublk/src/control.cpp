@@ -268,6 +268,9 @@ class Control::Impl {
     io_uring_sqe* sqe = get_sqe();
     std::memset(sqe, 0, 2 * sizeof(*sqe));
     sqe->opcode = IORING_OP_URING_CMD;
+    // Linux 6.12 reads the SQE when io-wq comes to the command, and by then another command can be
+    // in its place. Asked for io-wq from the start it makes a copy.
+    sqe->flags = IOSQE_ASYNC;
     sqe->fd = fd_.get();
     sqe->cmd_op = static_cast<uint32_t>(entry.command.op_);
     sqe->user_data = number << kKindBits | kCommand;
