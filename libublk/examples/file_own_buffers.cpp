@@ -126,17 +126,7 @@ void run(const char* path, unsigned threads) {
   ublk::Control control;
   ublk::Device device(control,
                       plain_disk(backend.size() / 512 * 512, 2, 128, ublk::abi::kFlagUserCopy));
-  const ServingThread serving(device, backend);
-  try {
-    device.start();
-    std::printf("%s\n", device.block_path().c_str());
-    std::fflush(stdout);
-    signals.wait();
-  } catch (...) {
-    device.stop();
-    throw;
-  }
-  device.stop();
+  serve_until_signal(device, backend, signals);
 }
 
 }  // namespace

@@ -6,9 +6,12 @@
 #include <ublk/device.h>
 #include <ublk/ring.h>
 
+#include <cstdio>
 #include <exception>
 #include <future>
 #include <thread>
+
+#include "common.h"
 
 // Returns from the constructor once all tags are with the kernel, so that the device can be
 // started; throws what went wrong. The thread ends when the device has been stopped, so stop it
@@ -43,5 +46,21 @@ class ServingThread {
   std::promise<void> attached_;
   std::jthread thread_;
 };
+
+// Starts the device, prints its path, and stops it when a signal comes.
+inline void serve_until_signal(ublk::Device& device, ublk::Backend& backend,
+                               const StopSignals& signals) {
+  const ServingThread serving(device, backend);
+  try {
+    device.start();
+    std::printf("%s\n", device.block_path().c_str());
+    std::fflush(stdout);
+    signals.wait();
+  } catch (...) {
+    device.stop();  // or the serving thread would never end
+    throw;
+  }
+  device.stop();
+}
 
 #endif  // UBLK_EXAMPLES_SERVING_H

@@ -41,17 +41,7 @@ void run(uint64_t bytes, unsigned threads) {
   WorkerBackend backend(threads);
   ublk::Control control;
   ublk::Device device(control, plain_disk(bytes, 2, 128));
-  const ServingThread serving(device, backend);
-  try {
-    device.start();
-    std::printf("%s\n", device.block_path().c_str());
-    std::fflush(stdout);
-    signals.wait();
-  } catch (...) {
-    device.stop();
-    throw;
-  }
-  device.stop();
+  serve_until_signal(device, backend, signals);
 }
 
 }  // namespace

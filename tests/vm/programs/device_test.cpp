@@ -77,6 +77,27 @@ struct AlignedBuffer {
   char* data;
 };
 
+// Random reads and writes of all sizes against a model.
+void exercise(const std::string& path, size_t bytes, int rounds) {
+  const ublk::UniqueFd fd(open(path.c_str(), O_RDWR | O_DIRECT));
+  ASSERT_TRUE(fd);
+  std::mt19937 random(7);
+  std::vector<char> model(bytes);
+  const AlignedBuffer buffer(256 << 10);
+  for (int round = 0; round < rounds; ++round) {
+    const size_t length = 512 * (1 + random() % 512);
+    const size_t offset = random() % ((bytes - length) / 512) * 512;
+    if (random() % 2 != 0) {
+      for (size_t b = 0; b < length; ++b) buffer.data[b] = static_cast<char>(random());
+      std::memcpy(model.data() + offset, buffer.data, length);
+      ASSERT_EQ(pwrite(fd.get(), buffer.data, length, offset), ssize_t(length));
+    } else {
+      ASSERT_EQ(pread(fd.get(), buffer.data, length, offset), ssize_t(length));
+      ASSERT_EQ(std::memcmp(model.data() + offset, buffer.data, length), 0) << "round " << round;
+    }
+  }
+}
+
 int discard(int fd, uint64_t offset, uint64_t length, unsigned long request) {
   uint64_t range[2] = {offset, length};
   return ioctl(fd, request, range);
@@ -212,47 +233,8 @@ TEST(Device, ManyQueuesOfManyDevicesOnOneRing) {
   {
     const ServingThread thread(std::move(nodes), dispatcher);
     for (auto& device : devices) device->start();
-    std::mt19937 random(1);
-    for (int i = 0; i < kDevices; ++i) {
-      const ublk::UniqueFd fd(open(devices[i]->block_path().c_str(), O_RDWR | O_DIRECT));
-      ASSERT_TRUE(fd);
-      std::vector<char> model(kBytes);
-      const AlignedBuffer buffer(64 << 10);
-      for (int round = 0; round < 200; ++round) {
-        const size_t length = 512 * (1 + random() % 128);
-        const size_t offset = random() % ((kBytes - length) / 512) * 512;
-        if (random() % 2 != 0) {
-          for (size_t b = 0; b < length; ++b) buffer.data[b] = static_cast<char>(random());
-          std::memcpy(model.data() + offset, buffer.data, length);
-          ASSERT_EQ(pwrite(fd.get(), buffer.data, length, offset), ssize_t(length));
-        } else {
-          ASSERT_EQ(pread(fd.get(), buffer.data, length, offset), ssize_t(length));
-          ASSERT_EQ(std::memcmp(model.data() + offset, buffer.data, length), 0);
-        }
-      }
-    }
+    for (auto& device : devices) exercise(device->block_path(), kBytes, 200);
     for (auto& device : devices) device->stop();
-  }
-}
-
-// Random reads and writes of all sizes against a model.
-void exercise(const ServedDevice& device, size_t bytes, int rounds) {
-  const ublk::UniqueFd fd = device.open(O_RDWR | O_DIRECT);
-  ASSERT_TRUE(fd);
-  std::mt19937 random(7);
-  std::vector<char> model(bytes);
-  const AlignedBuffer buffer(256 << 10);
-  for (int round = 0; round < rounds; ++round) {
-    const size_t length = 512 * (1 + random() % 512);
-    const size_t offset = random() % ((bytes - length) / 512) * 512;
-    if (random() % 2 != 0) {
-      for (size_t b = 0; b < length; ++b) buffer.data[b] = static_cast<char>(random());
-      std::memcpy(model.data() + offset, buffer.data, length);
-      ASSERT_EQ(pwrite(fd.get(), buffer.data, length, offset), ssize_t(length));
-    } else {
-      ASSERT_EQ(pread(fd.get(), buffer.data, length, offset), ssize_t(length));
-      ASSERT_EQ(std::memcmp(model.data() + offset, buffer.data, length), 0) << "round " << round;
-    }
   }
 }
 
@@ -308,7 +290,7 @@ TEST(Device, GetDataModeProvidesBuffersOnceTheSizeIsKnown) {
     ServedDevice device(control, with_flag(device_spec(4 << 20), ublk::abi::kFlagNeedGetData),
                         backend);
     ASSERT_EQ(ublk::buffer_mode(device.device().info()), ublk::BufferMode::kGetData);
-    exercise(device, 4 << 20, 400);
+    exercise(device.path(), 4 << 20, 400);
   }
   EXPECT_EQ(backend.outstanding, 0);
 }
@@ -377,18 +359,21 @@ TEST(Device, UserCopyModeMovesDataInParts) {
   ublk::Control control;
   ServedDevice device(control, with_flag(device_spec(4 << 20), ublk::abi::kFlagUserCopy), backend);
   ASSERT_EQ(ublk::buffer_mode(device.device().info()), ublk::BufferMode::kUserCopy);
-  exercise(device, 4 << 20, 400);
+  exercise(device.path(), 4 << 20, 400);
 }
 
 struct Resources {
-  long fds, maps, threads;
+  long fds, maps, threads, pages;
   static Resources now() {
     const auto entries = [](const char* path) {
       return std::distance(std::filesystem::directory_iterator(path), {});
     };
     std::ifstream maps("/proc/self/maps");
+    long size = 0;
+    long resident = 0;
+    std::ifstream("/proc/self/statm") >> size >> resident;
     return {entries("/proc/self/fd"), std::count(std::istreambuf_iterator<char>(maps), {}, '\n'),
-            entries("/proc/self/task")};
+            entries("/proc/self/task"), resident};
   }
 };
 
@@ -404,6 +389,7 @@ TEST(Device, HundredsComeAndGoWithoutATrace) {
   const Resources after = Resources::now();
   EXPECT_EQ(after.fds, before.fds);
   EXPECT_LE(after.maps, before.maps + 4);
+  EXPECT_LE(after.pages, before.pages + 256);
   // io-wq keeps a thread or two for a while.
   EXPECT_LE(after.threads, before.threads + 4);
 }
