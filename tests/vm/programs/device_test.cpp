@@ -383,7 +383,7 @@ TEST(Device, HundredsComeAndGoWithoutATrace) {
   const auto round = [&] {
     const ServedDevice device(control, device_spec(1 << 20, 2, 64), backend);
   };
-  for (int i = 0; i < 10; ++i) round();
+  for (int i = 0; i < 50; ++i) round();  // until the allocator has what it wants
   const Resources before = Resources::now();
   for (int i = 0; i < 200; ++i) round();
   const Resources after = Resources::now();
