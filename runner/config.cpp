@@ -144,6 +144,7 @@ constexpr std::array<ublk_option, N> options_of(const std::array<Key<Target>, N>
 template <class Target, size_t N>
 std::vector<std::string_view> names_of(const std::array<Key<Target>, N>& keys) {
   std::vector<std::string_view> names;
+  names.reserve(N);
   for (const Key<Target>& key : keys) names.emplace_back(key.option.name);
   return names;
 }
@@ -161,7 +162,7 @@ class Reader {
 
  private:
   void report(const Location& location, std::string text) {
-    findings_.push_back({location, std::move(text)});
+    add_finding(findings_, location, std::move(text));
   }
 
   void read_group(const KeyFileGroup& group) {
@@ -264,7 +265,7 @@ std::vector<std::string> files_of(const std::string& dir, std::vector<Finding>& 
     }
   } catch (const std::filesystem::filesystem_error& e) {
     if (e.code() != std::errc::no_such_file_or_directory)
-      findings.push_back({{dir, 0}, "cannot be read: " + e.code().message()});
+      add_finding(findings, {dir, 0}, "cannot be read: " + e.code().message());
   }
   std::sort(files.begin(), files.end());
   return files;
@@ -283,6 +284,10 @@ std::string all_texts(const std::vector<Finding>& findings) {
 
 std::string to_string(const Location& location) {
   return location.line == 0 ? location.file : location.file + ':' + std::to_string(location.line);
+}
+
+void add_finding(std::vector<Finding>& findings, const Location& location, std::string text) {
+  findings.push_back({location, std::move(text)});
 }
 
 void sort_findings(std::vector<Finding>& findings) {

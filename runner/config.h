@@ -71,6 +71,7 @@ struct Finding {
   std::string text;
 };
 
+void add_finding(std::vector<Finding>& findings, const Location& location, std::string text);
 // By file and line. A file comes before those of its .d folder.
 void sort_findings(std::vector<Finding>& findings);
 

@@ -17,7 +17,7 @@ std::shared_ptr<HandlerLibrary> load_handler(const DeviceConfig& device, Checked
     checked.libraries.push_back(library);
     return library;
   } catch (const std::runtime_error& e) {
-    checked.missing_handlers.push_back({device.handler_location, e.what()});
+    add_finding(checked.missing_handlers, device.handler_location, e.what());
     return nullptr;
   }
 }

@@ -78,7 +78,7 @@ std::shared_ptr<HandlerLibrary> HandlerLibrary::load(const std::string& dir,
   // RTLD_NOW: what is missing is found here and not at the first I/O.
   void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) throw std::runtime_error(path + ": " + linker_error(path));
-  const std::shared_ptr<HandlerLibrary> loaded(new HandlerLibrary(path, library));
+  std::shared_ptr<HandlerLibrary> loaded(new HandlerLibrary(path, library));
 
   const auto entry =
       reinterpret_cast<ublk_handler_entry_fn>(dlsym(library, UBLK_HANDLER_ENTRY_NAME));

@@ -76,7 +76,7 @@ class Scanner {
   }
 
  private:
-  void report(std::string text) { findings_.push_back({{path_, line_}, std::move(text)}); }
+  void report(std::string text) { add_finding(findings_, {path_, line_}, std::move(text)); }
 
   void scan_line(std::string_view line) {
     if (line_ == 1 && line.starts_with(kByteOrderMark)) {
@@ -162,10 +162,10 @@ class Scanner {
         continue;
       }
       g_error_free(error);
-      findings_.push_back({setting->second.location,
-                           "the value of \"" + key +
-                               "\" has a bad escape sequence, expected \\s, \\n, \\t, \\r or "
-                               "\\\\ after the backslash"});
+      add_finding(findings_, setting->second.location,
+                  "the value of \"" + key +
+                      "\" has a bad escape sequence, expected \\s, \\n, \\t, \\r or "
+                      "\\\\ after the backslash");
       group.unreadable.insert(key);
       setting = group.settings.erase(setting);
     }
@@ -187,9 +187,9 @@ std::vector<KeyFileGroup> read_key_file(const std::string& path, std::vector<Fin
     const std::string content = read_regular_file(path);
     return Scanner(path, findings).scan(content);
   } catch (const std::system_error& e) {
-    findings.push_back({{path, 0}, "cannot be read: " + e.code().message()});
+    add_finding(findings, {path, 0}, "cannot be read: " + e.code().message());
   } catch (const std::runtime_error& e) {
-    findings.push_back({{path, 0}, std::string("cannot be read: ") + e.what()});
+    add_finding(findings, {path, 0}, std::string("cannot be read: ") + e.what());
   }
   return {};
 }

@@ -46,7 +46,7 @@ ExitStatus report_config(const CommandLine& line) {
   for (const Finding& finding : findings)
     fprintf(stderr, "%s: %s\n", to_string(finding.location).c_str(), finding.text.c_str());
   if (!findings.empty()) return kExitUsage;
-  printf("%s: no errors, %zu devices\n", line.config_file.c_str(), checked.config.devices.size());
+  printf("%s: no errors; devices: %zu\n", line.config_file.c_str(), checked.config.devices.size());
   return kExitOk;
 }
 
@@ -69,6 +69,8 @@ ExitStatus run(const CommandLine& line) {
   // A client that has gone is an error of that write; a terminal that has gone is none at all.
   signal(SIGPIPE, SIG_IGN);
   signal(SIGHUP, SIG_IGN);
+  // A write past RLIMIT_FSIZE is an EFBIG of that request, not the end of every device.
+  signal(SIGXFSZ, SIG_IGN);
   try {
     return serve(line, background);
   } catch (const std::exception& e) {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "option_value.h"
 
-#include <limits.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <climits>
 #include <cstdint>
 #include <limits>
 #include <numeric>

@@ -30,8 +30,9 @@ void find_unknown(const ublk_handler& handler, std::span<const ublk_option> opti
     bool known = false;
     for (const ublk_option& option : options) known = known || key == option.name;
     if (!known)
-      findings.push_back({setting.location, "unknown option \"" + key + "\" of handler " +
-                                                handler.name + ", " + known_keys(key, options)});
+      add_finding(findings, setting.location,
+                  "unknown option \"" + key + "\" of handler " + handler.name + ", " +
+                      known_keys(key, options));
   }
 }
 
@@ -58,17 +59,17 @@ OptionValues OptionValues::parse(const ublk_handler& handler, const DeviceConfig
     const bool is_given = setting != device.options.end();
     if (!is_given && option.default_value == nullptr) {
       if (option.flags & UBLK_OPTION_REQUIRED)
-        findings.push_back({device.location, "device \"" + device.name + "\" needs \"" +
-                                                 option.name + "\", an option of handler " +
-                                                 handler.name});
+        add_finding(findings, device.location,
+                    "device \"" + device.name + "\" needs \"" + option.name +
+                        "\", an option of handler " + handler.name);
       continue;
     }
     values.texts_[i] = is_given ? setting->second.value : option.default_value;
     try {
       values.values_[i] = parse_option_value(option, values.texts_[i]);
     } catch (const std::invalid_argument& e) {
-      findings.push_back({is_given ? setting->second.location : device.location,
-                          std::string(option.name) + ": " + e.what()});
+      add_finding(findings, is_given ? setting->second.location : device.location,
+                  std::string(option.name) + ": " + e.what());
     }
   }
   return values;
