@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
 // Blocks of 2^order pages out of one mapping, by the buddy system: a free block merges with its
-// buddy at once, so that whatever is freed can be had again in any size. Takes the lowest address
-// that fits, which keeps what is touched together. All that it knows is kept in bitmaps beside the
-// memory (two bytes a page); it never touches the memory itself.
+// buddy at once, so that whatever is freed can be had again in any size. Takes the smallest block
+// that fits, and of these the one with the lowest address, which keeps large blocks whole and what
+// is touched together. All that it knows is kept in bitmaps beside the memory (two bytes a page);
+// it never touches the memory itself.
 //
 // It also knows which pages may be resident: those of a block are taken for touched when it is
 // handed out, until they are discarded.

@@ -104,7 +104,7 @@ void BufferPool::serve(bool was_overcommitted) {
     Waiter& waiter = in_turn_.front();
     if (arena_->bytes_of(waiter.order_) > shared_limit()) {
       // The shared part has become too small for it. It stays in its device's list.
-      waiter.TurnLink::unlink();
+      waiter.turn_.unlink();
       continue;
     }
     std::byte* block = take_shared(waiter.order_);
@@ -126,30 +126,31 @@ void BufferPool::serve_from_reserve(Device& device) {
 }
 
 void BufferPool::grant(Waiter& waiter, std::byte* buffer) {
-  waiter.TurnLink::unlink();
-  waiter.DeviceLink::unlink();
+  waiter.turn_.unlink();
+  waiter.device_link_.unlink();
   --nr_waiting_;
-  waiter.state_ = Waiter::State::kGranted;
+  waiter.phase_ = Waiter::Phase::kGranted;
   waiter.buffer_ = buffer;
-  waiter.cache_->granted_.push_back(waiter);
+  waiter.cache_->granted_.push_back(waiter.turn_);
   waiter.cache_->wake();
 }
 
 void BufferPool::enqueue(Cache& cache, Device& device, unsigned order, Waiter& waiter) {
-  waiter.state_ = Waiter::State::kWaiting;
+  waiter.phase_ = Waiter::Phase::kWaiting;
   waiter.order_ = static_cast<uint8_t>(order);
   waiter.cache_ = &cache;
   waiter.device_ = &device;
-  device.waiters_.push_back(waiter);
-  if (arena_->bytes_of(order) <= shared_limit()) in_turn_.push_back(waiter);
+  device.waiters_.push_back(waiter.device_link_);
+  if (arena_->bytes_of(order) <= shared_limit()) in_turn_.push_back(waiter.turn_);
   ++nr_waiting_;
   ++nr_waited_;
   update_pressure();
 }
 
 // All caches are woken, also those that look empty: their threads may be filling them right now.
+// While overcommitted, also those need what is cached who wait for a reserve.
 void BufferPool::update_pressure() {
-  const bool pressure = !in_turn_.empty();
+  const bool pressure = !in_turn_.empty() || (nr_waiting_ > 0 && overcommitted());
   if (pressure == pressure_.load(std::memory_order_relaxed)) return;
   pressure_.store(pressure, std::memory_order_relaxed);
   if (!pressure) return;
@@ -220,6 +221,7 @@ BufferPool::Device::Device(BufferPool& pool, size_t max_io_bytes)
   }
   pool_.devices_.push_back(this);
   pool_.reserved_ += reserve_->size();
+  pool_.update_pressure();
 }
 
 BufferPool::Device::~Device() {
@@ -298,13 +300,13 @@ std::byte* BufferPool::Cache::acquire_from_pool(Device& device, size_t bytes, Wa
 
 void BufferPool::Cache::cancel(Waiter& waiter) {
   const Lock lock(pool_.mutex_);
-  const auto state = std::exchange(waiter.state_, Waiter::State::kIdle);
-  if (state == Waiter::State::kIdle) return;
-  waiter.TurnLink::unlink();
-  if (state == Waiter::State::kGranted) {
+  const auto phase = std::exchange(waiter.phase_, Waiter::Phase::kIdle);
+  if (phase == Waiter::Phase::kIdle) return;
+  waiter.turn_.unlink();
+  if (phase == Waiter::Phase::kGranted) {
     pool_.give_back(*waiter.device_, waiter.buffer_);
   } else {
-    waiter.DeviceLink::unlink();
+    waiter.device_link_.unlink();
     --pool_.nr_waiting_;
     pool_.serve(false);  // the next one may need less
   }
@@ -313,7 +315,7 @@ void BufferPool::Cache::cancel(Waiter& waiter) {
 void BufferPool::Cache::poll() {
   {
     const Lock lock(pool_.mutex_);
-    if (flush_ || !pool_.in_turn_.empty()) flush();
+    if (flush_ || pool_.pressure_.load(std::memory_order_relaxed)) flush();
     flush_ = false;
     called_ = false;
     ready_.take_all(granted_);
@@ -321,8 +323,8 @@ void BufferPool::Cache::poll() {
   // One at a time: granted() may cancel others of the list, and acquire again.
   while (!ready_.empty()) {
     Waiter& waiter = ready_.front();
-    waiter.TurnLink::unlink();
-    waiter.state_ = Waiter::State::kIdle;
+    waiter.turn_.unlink();
+    waiter.phase_ = Waiter::Phase::kIdle;
     waiter.granted(waiter.buffer_);
   }
 }

@@ -55,8 +55,6 @@ namespace ublk {
 namespace internal {
 class BuddyAllocator;
 class Mapping;
-struct InTurn;    // tag: the pool's list of waiters, then the cache's of granted ones
-struct InDevice;  // tag: the device's list of waiters
 }  // namespace internal
 
 class UBLK_EXPORT BufferPool {
@@ -94,7 +92,7 @@ class UBLK_EXPORT BufferPool {
   Stats stats() const;
 
  private:
-  using Waiters = internal::List<Waiter, internal::InTurn>;
+  using Waiters = internal::List<Waiter>;
 
   // All with mutex_ held.
   std::byte* take_shared(unsigned order);
@@ -112,25 +110,26 @@ class UBLK_EXPORT BufferPool {
   // A device was registered while the shared part was in use beyond what it is now.
   bool overcommitted() const { return shared_used_ > shared_limit(); }
 
+  // Whether somebody waits for shared memory: nothing goes into caches then, nor comes from them.
+  // Written with the mutex held. Caches read it without and may be late; what they keep by that
+  // comes back with the poll() that follows each change to true. A cache line of what hits read,
+  // and what seldom changes.
+  alignas(64) std::atomic<bool> pressure_{false};
   const size_t budget_;
   Waker* const trimmer_;
   const std::unique_ptr<internal::BuddyAllocator> arena_;  // the shared part
-  mutable std::mutex mutex_;
   std::vector<Device*> devices_;
-  std::vector<Cache*> caches_;
-  Waiters in_turn_;  // those whom the shared part can serve
   size_t reserved_ = 0;
+
+  mutable std::mutex mutex_;  // guards all but the constants
+  std::vector<Cache*> caches_;
+  Waiters in_turn_;              // those whom the shared part can serve
   size_t reserves_touched_ = 0;  // bytes of reserves that may be resident
   size_t reserves_in_use_ = 0;
   size_t shared_used_ = 0;  // bytes of blocks in use and in caches
   size_t nr_waiting_ = 0;
   uint64_t nr_waited_ = 0;
   bool trimming_ = false;
-
-  // Whether in_turn_ has somebody: nothing goes into caches then, nor comes from them. Written with
-  // the mutex held. Caches read it without and may be late; what they keep by that comes back with
-  // the poll() that follows each change to true.
-  alignas(64) std::atomic<bool> pressure_{false};
 };
 
 // Calls somebody back on a thread of its own.
@@ -147,8 +146,7 @@ class UBLK_EXPORT BufferPool::Waker {
 
 // A request's place in the line. The caller's memory, a part of what it keeps for each tag; used
 // for one acquire() at a time. It may be destroyed when it does not wait: granted, or cancelled.
-class UBLK_EXPORT BufferPool::Waiter : private internal::ListLink<internal::InTurn>,
-                                       private internal::ListLink<internal::InDevice> {
+class UBLK_EXPORT BufferPool::Waiter {
  public:
   Waiter() = default;
   // The buffer that acquire() could not give at once. On the cache's thread, from Cache::poll().
@@ -159,17 +157,14 @@ class UBLK_EXPORT BufferPool::Waiter : private internal::ListLink<internal::InTu
 
  private:
   friend class BufferPool;
-  template <class, class>
-  friend class internal::List;
-  using TurnLink = internal::ListLink<internal::InTurn>;
-  using DeviceLink = internal::ListLink<internal::InDevice>;
-
-  enum class State : uint8_t { kIdle, kWaiting, kGranted };
-  State state_ = State::kIdle;
+  enum class Phase : uint8_t { kIdle, kWaiting, kGranted };
+  Phase phase_ = Phase::kIdle;
   uint8_t order_ = 0;
   Cache* cache_ = nullptr;
   Device* device_ = nullptr;
-  std::byte* buffer_ = nullptr;  // once granted
+  std::byte* buffer_ = nullptr;            // once granted
+  internal::ListLink<Waiter> turn_{this};  // in the pool's list, then the cache's of granted ones
+  internal::ListLink<Waiter> device_link_{this};  // in the device's list
 };
 
 // A device's registration and reserve.
@@ -190,7 +185,7 @@ class UBLK_EXPORT BufferPool::Device {
   const std::unique_ptr<internal::Mapping> reserve_;
   const size_t max_io_bytes_;
   // Guarded by the pool's mutex.
-  internal::List<Waiter, internal::InDevice> waiters_;
+  Waiters waiters_;
   bool reserve_in_use_ = false;
   bool reserve_touched_ = false;  // may be resident
   bool reserve_recent_ = false;   // was used since the last trim()
@@ -204,7 +199,8 @@ class UBLK_EXPORT BufferPool::Cache {
   // `waker` has poll() called, and outlives the cache. `limit`: bytes to keep at most; a 16th of
   // the budget if that is less.
   Cache(BufferPool& pool, Waker& waker, size_t limit = kDefaultLimit);
-  // None of its waiters waits. call_soon() isn't called any more.
+  // None of its waiters waits. call_soon() isn't called any more; what it has posted before must
+  // not find this cache.
   ~Cache();
   Cache(const Cache&) = delete;
   Cache& operator=(const Cache&) = delete;
@@ -215,7 +211,8 @@ class UBLK_EXPORT BufferPool::Cache {
   // Gives back a buffer that was acquired for `device`. Meant for the cache that acquired it, but
   // any of the pool will do.
   void release(Device& device, std::byte* buffer);
-  // Makes sure that granted() isn't called any more. No-op on a waiter that does not wait.
+  // Makes sure that granted() of a waiter of this cache isn't called any more. No-op on one that
+  // does not wait.
   void cancel(Waiter& waiter);
   // Does what the waker was called for: calls granted() of waiters whose turn has come, gives free
   // blocks back that others need.

@@ -7,47 +7,50 @@
 
 namespace ublk::internal {
 
-// A base of the node. A node that can be in several lists at a time has a base for each, told apart
-// by Tag.
-template <class Tag>
-struct ListLink {
-  ListLink() = default;
+// A member of the node, one for each list that it can be in at a time.
+template <class Node>
+class ListLink {
+ public:
+  explicit ListLink(Node* node) : node_(node) {}
   ListLink(const ListLink&) = delete;
   ListLink& operator=(const ListLink&) = delete;
 
-  bool linked() const { return next != this; }
-  void unlink() {
-    previous->next = next;
-    next->previous = previous;
-    next = previous = this;
+  void unlink() {  // no-op if it is in no list
+    previous_->next_ = next_;
+    next_->previous_ = previous_;
+    next_ = previous_ = this;
   }
 
-  ListLink* next = this;
-  ListLink* previous = this;
+ private:
+  template <class>
+  friend class List;
+  Node* const node_;
+  ListLink* next_ = this;
+  ListLink* previous_ = this;
 };
 
-template <class Node, class Tag>
+template <class Node>
 class List {
  public:
-  bool empty() const { return !head_.linked(); }
-  Node& front() { return static_cast<Node&>(*head_.next); }  // not of an empty list
-  void push_back(ListLink<Tag>& link) {
-    link.previous = head_.previous;
-    link.next = &head_;
-    head_.previous->next = &link;
-    head_.previous = &link;
+  bool empty() const { return head_.next_ == &head_; }
+  Node& front() const { return *head_.next_->node_; }  // not of an empty list
+  void push_back(ListLink<Node>& link) {
+    link.previous_ = head_.previous_;
+    link.next_ = &head_;
+    head_.previous_->next_ = &link;
+    head_.previous_ = &link;
   }
   // Appends all nodes of another list, which is empty afterwards.
   void take_all(List& other) {
     while (!other.empty()) {
-      ListLink<Tag>& link = *other.head_.next;
+      ListLink<Node>& link = *other.head_.next_;
       link.unlink();
       push_back(link);
     }
   }
 
  private:
-  ListLink<Tag> head_;
+  ListLink<Node> head_{nullptr};
 };
 
 }  // namespace ublk::internal
