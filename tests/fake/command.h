@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+// A command of the server on its way to the fake driver.
+#ifndef UBLK_TESTS_FAKE_COMMAND_H
+#define UBLK_TESTS_FAKE_COMMAND_H
+
+#include <sys/types.h>
+#include <ublk/abi.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace fake {
+
+class RingPort;
+
+// Addresses come as numbers in the kernel's interface.
+template <class T>
+T* pointer_to(uint64_t address) {
+  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr)
+}
+
+enum class CommandKind : uint8_t { kControl, kIo, kCancel };
+
+// Filled in by the thread that submits, read by the driver's thread, which gets its address as a
+// message in a ring. The message itself orders nothing that ThreadSanitizer could see: `sent` does.
+struct Command {
+  std::atomic<bool> sent{false};
+
+  RingPort* port = nullptr;
+  uint64_t user_data = 0;
+  pid_t thread = 0;  // that submitted it: a tag's daemon
+
+  CommandKind kind = CommandKind::kControl;
+  bool valid = true;     // false: in a form that the kernel refuses with EINVAL
+  uint32_t op = 0;       // abi::ControlOp or abi::IoOp
+  uint32_t device = 0;   // of an I/O command: whose node it was sent to
+  uint64_t cancels = 0;  // kCancel: the user_data of the command to end
+  ublk::abi::CtrlCmd control{};
+  ublk::abi::IoCmd io{};
+  std::vector<std::byte> data;  // of a read that is committed, taken when the command was submitted
+
+  Command* next = nullptr;  // in the port's list of unused ones
+
+  ublk::abi::ControlOp control_op() const { return static_cast<ublk::abi::ControlOp>(op); }
+  ublk::abi::IoOp io_op() const { return static_cast<ublk::abi::IoOp>(op); }
+};
+
+}  // namespace fake
+
+#endif  // UBLK_TESTS_FAKE_COMMAND_H

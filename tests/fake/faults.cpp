@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+#include "faults.h"
+
+#include <stdexcept>
+#include <utility>
+
+namespace fake {
+
+namespace abi = ublk::abi;
+
+bool Held::wait(std::chrono::milliseconds timeout) const {
+  return state_->arrived.wait_for(timeout) == std::future_status::ready;
+}
+
+Command& Held::take() {
+  if (state_->command == nullptr) throw std::logic_error("the command to be held has not come");
+  return *std::exchange(state_->command, nullptr);
+}
+
+void Held::release() {
+  loop_->call([this] { execute_(take()); });
+}
+
+void Held::answer(int result) {
+  loop_->call([this, result] { loop_->answer(take(), result); });
+}
+
+Faults::Faults(Loop& loop, std::function<void(Command&)> execute,
+               std::function<void(Command&, int)> refuse)
+    : loop_(loop), execute_(std::move(execute)), refuse_(std::move(refuse)) {}
+
+void Faults::fail(abi::ControlOp op, int error, unsigned nth) {
+  add(static_cast<uint32_t>(op), nth, [this, error](Command& command) { refuse_(command, error); });
+}
+void Faults::fail(abi::IoOp op, int error, unsigned nth) {
+  add(static_cast<uint32_t>(op), nth, [this, error](Command& command) { refuse_(command, error); });
+}
+Held Faults::hold(abi::ControlOp op, unsigned nth) { return hold(static_cast<uint32_t>(op), nth); }
+Held Faults::hold(abi::IoOp op, unsigned nth) { return hold(static_cast<uint32_t>(op), nth); }
+
+Held Faults::hold(uint32_t op, unsigned nth) {
+  const auto state = std::make_shared<Held::State>();
+  add(op, nth, [state](Command& command) {
+    state->command = &command;
+    state->arrival.set_value();
+  });
+  return {state, loop_, execute_};
+}
+
+void Faults::add(uint32_t op, unsigned nth, std::function<void(Command&)> act) {
+  loop_.call([&] { rules_.push_back({op, nth, std::move(act)}); });
+}
+
+bool Faults::take(Command& command) {
+  if (command.kind == CommandKind::kCancel) return false;
+  auto due = rules_.end();
+  for (auto rule = rules_.begin(); rule != rules_.end(); ++rule) {
+    if (rule->op != command.op) continue;
+    if (rule->nth > 1)
+      --rule->nth;
+    else if (due == rules_.end())
+      due = rule;
+  }
+  if (due == rules_.end()) return false;
+  const auto act = std::move(due->act);
+  rules_.erase(due);
+  act(command);
+  return true;
+}
+
+}  // namespace fake
