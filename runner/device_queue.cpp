@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "device_queue.h"
 
-#include <sys/mman.h>
-
 #include <atomic>
 #include <cerrno>
 #include <cinttypes>
@@ -52,22 +50,20 @@ bool has_data(uint8_t op) { return op == UBLK_OP_READ || op == UBLK_OP_WRITE; }
 DeviceQueue::DeviceQueue(Handler handler, QueueThread& thread, uint16_t index, uint16_t depth,
                          const RequestRules& rules, DeviceQueueEvents events)
     : scratch_stride_(round_up(handler.table.request_private_size, kScratchAlignment)),
+      memory_(depth * (sizeof(Tag) + scratch_stride_)),
+      tags_(reinterpret_cast<Tag*>(memory_.get())),
+      scratch_(memory_.get() + depth * sizeof(Tag)),
       submit_(handler.table.submit),
       instance_(handler.instance),
       rules_(rules),
       index_(index),
+      depth_(depth),
       handler_(std::move(handler)),
       thread_(thread),
-      events_(std::move(events)),
-      map_size_(depth * (sizeof(Tag) + scratch_stride_)) {
-  void* map = mmap(nullptr, map_size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (map == MAP_FAILED) throw std::bad_alloc();
-  tags_ = static_cast<Tag*>(map);
-  scratch_ = static_cast<std::byte*>(map) + depth * sizeof(Tag);
-}
+      events_(std::move(events)) {}
 
 // Every request has been completed, so no Tag holds anything that would need its destructor.
-DeviceQueue::~DeviceQueue() { munmap(tags_, map_size_); }
+DeviceQueue::~DeviceQueue() = default;
 
 void DeviceQueue::open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<void> alive) {
   alive_ = std::move(alive);
@@ -77,6 +73,7 @@ void DeviceQueue::open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<v
     if (const int rc = table.queue_open(instance_, this, &handler_data_); rc != 0) {
       life_ = Life::kClosing;
       auto error = callback_error("queue_open", rc);
+      events_.released();
       handler_closed();
       throw error;
     }
@@ -85,16 +82,23 @@ void DeviceQueue::open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<v
   try {
     queue_ = &thread_.ring().attach(std::move(node), index_, *this);
   } catch (...) {
+    events_.released();
     close_handler_queue();
     throw;
   }
+}
+
+std::byte* DeviceQueue::alloc_io_buffer(ublk::Queue&, uint16_t tag, size_t bytes) {
+  if (tag == 0) buffers_ = AnonymousMemory(depth_ * bytes);
+  return buffers_.get() + tag * bytes;
 }
 
 void DeviceQueue::failed(ublk::Queue&, uint16_t tag, int error) { events_.failed(tag, error); }
 
 void DeviceQueue::stopped(ublk::Queue&) {
   queue_ = nullptr;
-  close_handler_queue();
+  events_.released();
+  if (life_ == Life::kServing) close_handler_queue();
 }
 
 void DeviceQueue::close_handler_queue() {
@@ -166,6 +170,13 @@ void DeviceQueue::serve(Tag& tag) {
   }
 }
 
+void DeviceQueue::serve_rest(Tag& tag) {
+  if (life_ == Life::kAbandoned)
+    tag.handle.complete(-EIO);
+  else
+    serve(tag);
+}
+
 void DeviceQueue::fill(Tag& tag) {
   const ublk::Request& handle = tag.handle;
   const auto op = static_cast<uint8_t>(handle.op());
@@ -227,7 +238,7 @@ int DeviceQueue::complete(uint64_t request_id, int32_t result) noexcept {
   // Never from here, not even on the queue's thread: handlers don't expect submit() inside of
   // complete(), and it could go on like that as deep as the request is long.
   try {
-    queue.thread_.post([&queue, &tag] { queue.serve(tag); });
+    queue.thread_.post([&queue, &tag] { queue.serve_rest(tag); });
   } catch (const std::bad_alloc&) {
     tag.handle.complete(-ENOMEM);
   }
@@ -279,6 +290,19 @@ void DeviceQueue::release() {
 void DeviceQueue::refuse() {
   intake_ = Intake::kRefused;
   take_held([](Tag& tag) { tag.handle.complete(-EIO); });
+}
+
+unsigned DeviceQueue::abandon() {
+  unsigned abandoned = 0;
+  for (uint16_t i = 0; i < depth_; ++i) {
+    Tag& tag = tags_[i];
+    const uint16_t submission = tag.awaited.load(std::memory_order_relaxed);
+    if (submission == 0 || !claim(tag, submission)) continue;
+    life_ = Life::kAbandoned;
+    tag.handle.complete(-EIO);
+    ++abandoned;
+  }
+  return abandoned;
 }
 
 unsigned DeviceQueue::dispatched() const {

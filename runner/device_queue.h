@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 
+#include "anonymous_memory.h"
 #include "params_from_geometry.h"
 #include "queue_thread.h"
 #include "rate_limit.h"
@@ -25,7 +26,9 @@ namespace ublk_runner {
 struct DeviceQueueEvents {
   // A command for a tag has failed; the queue does not serve that tag any more.
   std::function<void(uint16_t tag, int error)> failed;
-  // After open(), whatever became of it: neither kernel nor handler will use the queue again.
+  // After open(), whatever became of it: first the kernel, then the handler will not use the queue
+  // again. The handler's end does not come if it has not answered all requests, see abandon().
+  std::function<void()> released;
   std::function<void()> closed;
 };
 
@@ -36,7 +39,7 @@ struct DeviceQueueEvents {
 //
 // The life of a queue, on its thread:
 //
-//   open() -> serving -> (STOP_DEV) stopped by the kernel -> closed by the handler -> closed()
+//   open() -> serving -> (STOP_DEV) released by the kernel -> closed by the handler
 //
 // Threads: the constructor runs anywhere, complete() on any thread, everything else on the queue's.
 //
@@ -67,6 +70,10 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void hold();
   void release();
   void refuse();
+  // Fails the requests that the handler has not answered, with EIO: the kernel waits for them when
+  // the device is to go. The handler may go on with them, and gets an error for its answers; their
+  // buffers stay. Nothing may be dispatched after it. Returns how many there were.
+  unsigned abandon();
   // Calls `drained` once no dispatched request is with the handler any more.
   void when_drained(std::function<void()> drained);
   unsigned dispatched() const;  // requests that the handler has
@@ -85,10 +92,11 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void submit(ublk::Request request) override;
   void failed(ublk::Queue& queue, uint16_t tag, int error) override;
   void stopped(ublk::Queue& queue) override;
+  std::byte* alloc_io_buffer(ublk::Queue& queue, uint16_t tag, size_t bytes) override;
 
  private:
   enum class Intake : uint8_t { kOpen, kHeld, kRefused };
-  enum class Life : uint8_t { kNew, kServing, kClosing, kClosed };
+  enum class Life : uint8_t { kNew, kServing, kAbandoned, kClosing, kClosed };
   struct Tag;
 
   void set_aside(Tag& tag);
@@ -97,6 +105,7 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void dispatch(Tag& tag);
   int check(const ublk::Request& request) const;
   void serve(Tag& tag);
+  void serve_rest(Tag& tag);
   bool settle(Tag& tag, int result);
   void fill(Tag& tag);
   void close_handler_queue();
@@ -105,9 +114,10 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   static bool claim(Tag& tag, uint16_t submission);
 
   // Read for each request.
-  Tag* tags_;
-  std::byte* scratch_;
-  size_t scratch_stride_;
+  const size_t scratch_stride_;
+  const AnonymousMemory memory_;  // the tags, then their scratch
+  Tag* const tags_;
+  std::byte* const scratch_;
   int (*submit_)(void*, ublk_queue*, ublk_request*);
   void* instance_;
   RequestRules rules_;
@@ -115,10 +125,12 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
 
   Life life_ = Life::kNew;
   const uint16_t index_;
+  const uint16_t depth_;
   const Handler handler_;
   QueueThread& thread_;
   const DeviceQueueEvents events_;
-  size_t map_size_;
+  // The tags' data. Kept until the object goes, for a handler that has not answered.
+  AnonymousMemory buffers_;
   void* handler_data_ = nullptr;
   ublk::Queue* queue_ = nullptr;  // while the kernel has it
   Tag* first_held_ = nullptr;

@@ -10,11 +10,17 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 
 namespace ublk_runner {
 
 using Milliseconds = std::chrono::milliseconds;
+
+// "30 s", for messages.
+inline std::string seconds_text(Milliseconds time) {
+  return std::to_string(std::chrono::duration_cast<std::chrono::seconds>(time).count()) + " s";
+}
 
 // An event source of a context; leaves it when it is destroyed. Control thread.
 class Source {

@@ -27,10 +27,6 @@ constexpr seconds kStartLimit{30};  // the kernel reads the partition table in i
 constexpr const char* kStateNames[] = {"new",  "opening",  "adding", "starting",
                                        "live", "stopping", "gone",   "stuck"};
 
-std::string seconds_text(Milliseconds limit) {
-  return std::to_string(std::chrono::duration_cast<seconds>(limit).count()) + " s";
-}
-
 }  // namespace
 
 ManagedDevice::ManagedDevice(DeviceServices& services, DeviceConfig config)
@@ -172,12 +168,13 @@ void ManagedDevice::open_queue(uint16_t index) {
       if (const auto alive = device.lock()) alive->queue_failed(index, tag, error);
     });
   };
-  events.closed = [context, device = weak_from_this(), closed = served.closed] {
-    context.post([device, closed] {
-      closed.set();
+  events.released = [context, device = weak_from_this(), released = served.released] {
+    context.post([device, released] {
+      released.set();
       if (const auto alive = device.lock()) alive->lose();
     });
   };
+  events.closed = [context, closed = served.closed] { context.post([closed] { closed.set(); }); };
   served.queue = std::make_shared<DeviceQueue>(
       DeviceQueue::Handler{instance_->table(), instance_->get(), name()}, thread, index,
       info_.queue_depth, rules_from_params(params_), std::move(events));

@@ -48,8 +48,9 @@ struct DeviceServices {
 //    |  stop(), or any state above that fails
 //   kStopping   all of it is undone, the last first
 //    |
-//   kGone       (or kStuck: a request is never answered, so the kernel can't let go of the device
-//                before this process ends)
+//   kGone       (or kStuck: a handler does not return from a queue's thread, so the kernel can't
+//   let
+//                go of the device before this process ends)
 //
 // Each wait has a bound, is logged when the bound is passed, and goes on to what is still possible.
 //
@@ -67,9 +68,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<> start(std::function<void()> lost);
   // Makes a start() that is under way fail soon.
   void interrupt();
-  // Takes the device down: nothing more is dispatched to the handler, what is dispatched ends, and
-  // all is undone. Never fails. At any time after start() has ended; a second one waits for the
-  // first.
+  // Takes the device down: what the kernel has to write back is written, then all is undone. Never
+  // fails. At any time after start() has ended; a second one waits for the first.
   Task<> stop();
 
   const std::string& name() const { return config_.name; }
@@ -79,7 +79,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   struct Served {
     std::shared_ptr<DeviceQueue> queue;
     Completion<> opened;
-    Completion<> closed;
+    Completion<> released;  // by the kernel
+    Completion<> closed;    // by the handler
   };
 
   void enter(State state);
@@ -102,14 +103,15 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
 
   // managed_device_stop.cpp: down.
   Task<> tear_down();
-  Task<bool> drain();
-  Task<> report_undrained(DeviceQueue& queue);
-  void refuse_held();
-  Task<bool> stop_disk(bool drained);
+  Task<bool> stop_disk();
+  Task<bool> threads_answer();
+  Task<> run_stop(Completion<> stopped);
+  Task<> drain();
+  Task<> fail_rest();
   void remove_link();
-  Task<bool> close_queues();
   Task<> delete_device();
   Task<> close_handler();
+  Task<bool> queues_closed();
 
   DeviceServices& services_;
   const DeviceConfig config_;
@@ -129,6 +131,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   std::vector<Served> queues_;
   bool resize_wanted_ = false;
   bool resizing_ = false;
+  bool unanswered_ = false;  // the handler has not answered all requests
   Completion<> ended_;
   TaskSet tasks_;
 };

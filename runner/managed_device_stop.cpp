@@ -18,13 +18,20 @@ namespace {
 using std::chrono::seconds;
 namespace abi = ublk::abi;
 
-constexpr seconds kDrainLimit{20};
-constexpr seconds kStopLimit{30};
-constexpr seconds kHopelessStopLimit{2};  // with requests that the handler does not answer
+constexpr seconds kThreadLimit{5};  // a handler may not block a queue's thread at all
+constexpr seconds kWriteBackLimit{20};
+constexpr seconds kDrainLimit{5};
+constexpr seconds kReleaseLimit{5};  // for the kernel, once nothing is left to wait for
+constexpr seconds kStopLimit = kWriteBackLimit + kDrainLimit + kThreadLimit + 2 * kReleaseLimit;
 constexpr seconds kQueueCloseLimit{10};
 constexpr seconds kDeleteLimit{5};
 constexpr seconds kCloseLimit{30};
-constexpr seconds kCountLimit{1};
+
+// Instances that can't be closed, because their handler has something left to do for them.
+void leave_open(std::shared_ptr<HandlerInstance> instance) {
+  static auto& left = *new std::vector<std::shared_ptr<HandlerInstance>>;
+  left.push_back(std::move(instance));
+}
 
 // Several waits within one bound.
 class Deadline {
@@ -51,25 +58,85 @@ Task<> ManagedDevice::stop() {
 
 Task<> ManagedDevice::tear_down() {
   enter(State::kStopping);
-  const bool drained = co_await drain();
-  refuse_held();
-  const bool stopped = co_await stop_disk(drained);
+  const bool stopped = co_await stop_disk();
   remove_link();
-  const bool closed = co_await close_queues();
-  if (!stopped || !closed) {
-    log(LogLevel::kError, name(), "the device stays until this process ends");
-    enter(State::kStuck);
-  } else {
+  if (stopped) {
     node_.reset();
     co_await delete_device();
     co_await close_handler();
     enter(State::kGone);
+  } else {
+    log(LogLevel::kError, name(), "the device stays until this process ends");
+    if (instance_ != nullptr) leave_open(std::move(instance_));
+    enter(State::kStuck);
   }
   ended_.set();
 }
 
-// Nothing more is dispatched, and what is dispatched ends. False: not within the bound.
-Task<bool> ManagedDevice::drain() {
+// Takes the disk away, and the tags back from the kernel. False: that can't be done, since a
+// queue's thread does not return from the handler.
+//
+// In STOP_DEV the kernel first writes back what is dirty, of a mounted file system too, then fails
+// what is new, then waits for what it has handed out. So requests are served as ever meanwhile; if
+// they were not, a stop would lose data. Only when that takes too long are they held: then nothing
+// more is dispatched, what is dispatched gets its time, and the rest is failed.
+//
+// A STOP_DEV that waits for a request can't be cancelled, and neither can a process end that has
+// one under way: so it is not begun if its requests can't be completed.
+Task<bool> ManagedDevice::stop_disk() {
+  if (!added_) co_return true;
+  const bool answering = co_await threads_answer();
+  if (!answering) co_return false;
+  const Completion<> stopped;
+  tasks_.start(run_stop(stopped));
+  const bool in_time = co_await stopped.within(services_.context, kWriteBackLimit);
+  if (!in_time) {
+    log(LogLevel::kWarning, name(), "its disk does not stop within %s: nothing more is served",
+        seconds_text(kWriteBackLimit).c_str());
+    co_await drain();
+    co_await fail_rest();
+    co_await stopped.within(services_.context, kReleaseLimit);
+  }
+  const Deadline deadline(kReleaseLimit);
+  bool released = true;
+  for (const Served& served : queues_) {
+    const bool in_time = co_await served.released.within(services_.context, deadline.left());
+    if (in_time) continue;
+    released = false;
+    log(LogLevel::kError, name(), "the kernel does not release queue %u", served.queue->index());
+  }
+  co_return released;
+}
+
+// It also makes sure that a queue that is still being opened is open by now, or never will be.
+Task<bool> ManagedDevice::threads_answer() {
+  std::vector<Completion<>> answers;
+  for (const Served& served : queues_) answers.push_back(served.queue->thread().run([] {}));
+  const Deadline deadline(kThreadLimit);
+  bool all = true;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    const bool in_time = co_await answers[i].within(services_.context, deadline.left());
+    if (in_time) continue;
+    all = false;
+    log(LogLevel::kError, name(),
+        "the thread of queue %u does not answer: a handler blocks it, perhaps %s",
+        queues_[i].queue->index(), config_.handler.c_str());
+  }
+  co_return all;
+}
+
+Task<> ManagedDevice::run_stop(Completion<> stopped) {
+  try {
+    co_await services_.commands.run(ublk::Command::stop(info_.dev_id), kStopLimit);
+  } catch (const ublk::Error& e) {
+    // Somebody else may have deleted the device.
+    if (e.error() != ENODEV) log(LogLevel::kError, name(), "%s", e.what());
+  }
+  stopped.set();
+}
+
+// Nothing more is dispatched; waits for what is dispatched, within a bound.
+Task<> ManagedDevice::drain() {
   std::vector<Completion<>> drained;
   const MainContext context = services_.context;
   for (const Served& served : queues_) {
@@ -81,48 +148,26 @@ Task<bool> ManagedDevice::drain() {
     drained.push_back(done);
   }
   const Deadline deadline(kDrainLimit);
-  bool all = true;
-  for (size_t i = 0; i < drained.size(); ++i) {
-    const bool in_time = co_await drained[i].within(context, deadline.left());
-    if (in_time) continue;
-    all = false;
-    co_await report_undrained(*queues_[i].queue);
-  }
-  co_return all;
+  for (const Completion<>& done : drained) co_await done.within(context, deadline.left());
 }
 
-Task<> ManagedDevice::report_undrained(DeviceQueue& queue) {
-  const auto count = queue.thread().run([&queue] { return queue.dispatched(); });
-  const bool answered = co_await count.within(services_.context, kCountLimit);
-  if (!answered) {
-    log(LogLevel::kError, name(), "queue %u: handler %s does not return", queue.index(),
-        config_.handler.c_str());
-    co_return;
+// The one place that decides what becomes of requests that are held, and of those that a handler
+// does not answer. The device is removed: so they are failed, and those that still come, too.
+Task<> ManagedDevice::fail_rest() {
+  const Deadline deadline(kThreadLimit);
+  for (const Served& served : queues_) {
+    const auto failing = served.queue->thread().run([queue = served.queue] {
+      queue->refuse();
+      return queue->abandon();
+    });
+    const bool in_time = co_await failing.within(services_.context, deadline.left());
+    if (!in_time) continue;
+    const unsigned unanswered = co_await failing;
+    if (unanswered == 0) continue;
+    log(LogLevel::kError, name(), "handler %s has not answered %u requests of queue %u",
+        config_.handler.c_str(), unanswered, served.queue->index());
+    unanswered_ = true;
   }
-  const unsigned left = co_await count;
-  log(LogLevel::kError, name(), "queue %u: handler %s has not answered %u requests", queue.index(),
-      config_.handler.c_str(), left);
-}
-
-// The one place that decides what becomes of requests that were not dispatched. The device is
-// removed, and STOP_DEV waits for all requests: so these, and those that still come, are failed.
-void ManagedDevice::refuse_held() {
-  for (const Served& served : queues_)
-    served.queue->thread().post([queue = served.queue] { queue->refuse(); });
-}
-
-// False: the disk is still there, since a request is not answered.
-Task<bool> ManagedDevice::stop_disk(bool drained) {
-  if (!added_) co_return true;
-  int error = 0;
-  try {
-    co_await services_.commands.run(ublk::Command::stop(info_.dev_id),
-                                    drained ? kStopLimit : kHopelessStopLimit);
-  } catch (const ublk::Error& e) {
-    error = e.error();
-    if (error != ENODEV) log(LogLevel::kError, name(), "%s", e.what());
-  }
-  co_return error != ETIMEDOUT;
 }
 
 void ManagedDevice::remove_link() {
@@ -132,20 +177,6 @@ void ManagedDevice::remove_link() {
   } catch (const std::system_error& e) {
     log(LogLevel::kWarning, name(), "%s", e.what());
   }
-}
-
-// All tags have come back from the kernel, and the handler has closed its queues.
-Task<bool> ManagedDevice::close_queues() {
-  const Deadline deadline(kQueueCloseLimit);
-  bool all = true;
-  for (const Served& served : queues_) {
-    bool closed = co_await served.opened.within(services_.context, deadline.left());
-    if (closed) closed = co_await served.closed.within(services_.context, deadline.left());
-    if (closed) continue;
-    all = false;
-    log(LogLevel::kError, name(), "queue %u does not close", served.queue->index());
-  }
-  co_return all;
 }
 
 // DEL_DEV and not its async sister: it returns when the id is free again, so a device that somebody
@@ -160,11 +191,33 @@ Task<> ManagedDevice::delete_device() {
 }
 
 Task<> ManagedDevice::close_handler() {
+  const bool may_close = co_await queues_closed();
   queues_.clear();
   if (instance_ == nullptr) co_return;
+  if (!may_close) {
+    log(LogLevel::kError, name(), "handler %s is left open", config_.handler.c_str());
+    leave_open(std::move(instance_));
+    co_return;
+  }
   instance_.reset();
   const bool closed = co_await instance_closed_.within(services_.context, kCloseLimit);
-  if (!closed) log(LogLevel::kError, name(), "handler %s does not close", config_.handler.c_str());
+  if (!closed)
+    log(LogLevel::kError, name(), "handler %s does not close within %s", config_.handler.c_str(),
+        seconds_text(kCloseLimit).c_str());
+}
+
+Task<bool> ManagedDevice::queues_closed() {
+  if (unanswered_) co_return false;
+  const Deadline deadline(kQueueCloseLimit);
+  bool all = true;
+  for (const Served& served : queues_) {
+    const bool in_time = co_await served.closed.within(services_.context, deadline.left());
+    if (in_time) continue;
+    all = false;
+    log(LogLevel::kError, name(), "handler %s does not close queue %u", config_.handler.c_str(),
+        served.queue->index());
+  }
+  co_return all;
 }
 
 }  // namespace ublk_runner

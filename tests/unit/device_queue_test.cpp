@@ -59,6 +59,7 @@ class DeviceQueueTest : public testing::Test {
 
   void TearDown() override {
     if (opened_ && !closed_) stop();
+    EXPECT_TRUE(released_);
   }
 
   void open(const RequestRules& rules = {.sectors = kSectors,
@@ -68,6 +69,7 @@ class DeviceQueueTest : public testing::Test {
     events.failed = [](uint16_t tag, int error) {
       ADD_FAILURE() << "tag " << tag << " failed with " << error;
     };
+    events.released = [this] { released_ = true; };
     events.closed = [this] { closed_promise_.set_value(); };
     queue_ = std::make_shared<DeviceQueue>(DeviceQueue::Handler{table_, this, "test"}, thread_, 0,
                                            kDepth, rules, events);
@@ -130,6 +132,7 @@ class DeviceQueueTest : public testing::Test {
   std::promise<void> closed_promise_;
   bool opened_ = false;
   bool closed_ = false;
+  std::atomic<bool> released_{false};
   std::mutex mutex_;
   std::vector<ublk_request> seen_;
 };
@@ -362,6 +365,31 @@ TEST_F(DeviceQueueTest, DrainingWaitsForWhatIsDispatchedAlsoForItsRest) {
   EXPECT_EQ(driver_.committed(0), 8192);
   EXPECT_FALSE(driver_.has_committed(1)) << "it is held";
   on_thread([&] { queue_->refuse(); });
+}
+
+TEST_F(DeviceQueueTest, AbandonedRequestsFailAndTheirAnswersAreRefused) {
+  table_.queue_close = [](void*, ublk_queue*, void*) {
+    ADD_FAILURE() << "the handler has requests";
+    return 0;
+  };
+  open();
+  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  push(0, request(UBLK_OP_READ, 0, 4096));
+  push(3, request(UBLK_OP_FLUSH, 0, 0));
+  const ublk_request read = wait_seen(1);
+  wait_seen(2);
+  on_thread([&] {
+    queue_->refuse();
+    EXPECT_EQ(queue_->abandon(), 2u);
+    EXPECT_EQ(queue_->dispatched(), 0u);
+  });
+  EXPECT_EQ(driver_.committed(0), -EIO);
+  EXPECT_EQ(driver_.committed(3), -EIO);
+  EXPECT_EQ(DeviceQueue::complete(read.id, 4096), -EALREADY);
+  on_thread([&] { driver_.stop(thread_.ring()); });
+  while (!released_) std::this_thread::yield();
+  std::fill_n(static_cast<std::byte*>(read.buffer), 4096, std::byte{1});  // it is still there
+  closed_ = true;
 }
 
 // ---------------------------------------------------------------------- life --
