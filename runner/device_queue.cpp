@@ -12,6 +12,8 @@
 
 namespace ublk_runner {
 
+namespace abi = ublk::abi;
+
 // A tag's request. All zero is an idle tag, so that memory of tags that never see a request is
 // never touched.
 //
@@ -24,7 +26,9 @@ struct alignas(64) DeviceQueue::Tag {
   DeviceQueue* queue;             // set by the first request
   std::atomic<uint16_t> awaited;  // the submission whose result is to come; 0: none
   uint16_t submissions;           // counts them; never 0 in a request id
-  uint32_t left;                  // bytes of a read or write still to do
+  bool has_data;                  // a read or write
+  uint32_t length;                // bytes of the whole request
+  uint32_t left;                  // of a read or write: still to do
   Tag* next_held;
 };
 
@@ -40,8 +44,6 @@ constexpr unsigned kIdShift = 48;
 constexpr size_t round_up(size_t size, size_t alignment) {
   return (size + alignment - 1) / alignment * alignment;
 }
-
-bool has_data(uint8_t op) { return op == UBLK_OP_READ || op == UBLK_OP_WRITE; }
 
 }  // namespace
 
@@ -132,33 +134,48 @@ void DeviceQueue::submit(ublk::Request request) {
 }
 
 void DeviceQueue::dispatch(Tag& tag) {
-  if (const int error = check(tag.handle); error != 0) [[unlikely]] {
+  const ublk::Request& whole = tag.handle;
+  const auto op = static_cast<uint8_t>(whole.op());
+  const uint64_t sector = whole.sector();
+  const uint32_t sectors = whole.sectors();
+  if (const int error = check(op, sector, sectors); error != 0) [[unlikely]] {
     tag.handle.complete(error);
     return;
   }
+  const uint32_t op_flags = whole.op_flags();
+  const auto number = static_cast<uint16_t>(&tag - tags_);
   tag.queue = this;
-  tag.left = tag.handle.length();
+  tag.has_data = op == UBLK_OP_READ || op == UBLK_OP_WRITE;
+  tag.length = sectors * abi::kSectorSize;
+  tag.left = tag.length;
+
+  ublk_request& request = tag.request;
+  request.offset = op == UBLK_OP_FLUSH ? 0 : sector * abi::kSectorSize;
+  request.length = tag.length;
+  request.flags = ((op_flags & abi::kIoFlagFua) != 0 ? uint32_t{UBLK_REQUEST_FUA} : 0) |
+                  ((op_flags & abi::kIoFlagNoUnmap) != 0 ? uint32_t{UBLK_REQUEST_NO_UNMAP} : 0);
+  request.op = op;
+  request.tag = number;
+  request.buffer = tag.has_data ? whole.buffer() : nullptr;
+  request.scratch = scratch_stride_ == 0 ? nullptr : scratch_ + number * scratch_stride_;
   serve(tag);
 }
 
-int DeviceQueue::check(const ublk::Request& request) const {
-  const auto op = static_cast<uint32_t>(request.op());
+int DeviceQueue::check(uint8_t op, uint64_t sector, uint64_t sectors) const {
   if (op >= 32 || (rules_.operations >> op & 1) == 0)
     return rules_.read_only && op != UBLK_OP_READ && op != UBLK_OP_FLUSH ? -EROFS : -EOPNOTSUPP;
   if (op == UBLK_OP_FLUSH) return 0;
-  const uint64_t sector = request.sector();
-  const uint64_t sectors = request.sectors();
   const bool inside =
       sectors != 0 && sectors <= rules_.sectors && sector <= rules_.sectors - sectors;
   const bool aligned = ((sector | sectors) & (rules_.block_sectors - 1)) == 0;
-  return inside && aligned ? 0 : -EIO;
+  const bool countable = sectors <= UINT32_MAX / abi::kSectorSize;  // in bytes
+  return inside && aligned && countable ? 0 : -EIO;
 }
 
 // Submits what is left of the request until all is done or the answer is to come later.
 void DeviceQueue::serve(Tag& tag) {
   for (;;) {
-    fill(tag);
-    const uint16_t submission = tag.submissions;
+    const uint16_t submission = next_submission(tag);
     const int result = submit_(instance_, this, &tag.request);
     // With UBLK_PENDING the tag is somebody else's, and perhaps done already.
     if (result == UBLK_PENDING) return;
@@ -167,35 +184,33 @@ void DeviceQueue::serve(Tag& tag) {
       return;
     }
     if (!settle(tag, result)) return;
+    take_rest(tag);
   }
 }
 
 void DeviceQueue::serve_rest(Tag& tag) {
-  if (life_ == Life::kAbandoned)
+  if (life_ == Life::kAbandoned) {
     tag.handle.complete(-EIO);
-  else
-    serve(tag);
+    return;
+  }
+  take_rest(tag);
+  serve(tag);
 }
 
-void DeviceQueue::fill(Tag& tag) {
-  const ublk::Request& handle = tag.handle;
-  const auto op = static_cast<uint8_t>(handle.op());
-  const uint16_t number = handle.tag();
-  const uint32_t done = handle.length() - tag.left;
-  if (++tag.submissions == 0) tag.submissions = 1;
+void DeviceQueue::take_rest(Tag& tag) {
+  const uint32_t done = tag.length - tag.left;
+  tag.request.offset = tag.handle.offset() + done;
+  tag.request.length = tag.left;
+  tag.request.buffer = tag.handle.buffer() + done;
+}
 
-  ublk_request& request = tag.request;
-  request.id = uint64_t{tag.submissions} << kIdShift | reinterpret_cast<uint64_t>(&tag);
-  request.offset = op == UBLK_OP_FLUSH ? 0 : handle.offset() + done;
-  request.length = tag.left;
-  request.flags = (handle.fua() ? uint32_t{UBLK_REQUEST_FUA} : 0) |
-                  (handle.no_unmap() ? uint32_t{UBLK_REQUEST_NO_UNMAP} : 0);
-  request.op = op;
-  request.tag = number;
-  request.buffer = has_data(op) ? handle.buffer() + done : nullptr;
-  request.scratch = scratch_stride_ == 0 ? nullptr : scratch_ + number * scratch_stride_;
+// Gives the request its id, under which it can be completed from now on.
+uint16_t DeviceQueue::next_submission(Tag& tag) {
+  if (++tag.submissions == 0) tag.submissions = 1;
+  tag.request.id = uint64_t{tag.submissions} << kIdShift | reinterpret_cast<uint64_t>(&tag);
   // Release: a thread that gets the id from the handler, and claims it, sees all of the tag.
   tag.awaited.store(tag.submissions, std::memory_order_release);
+  return tag.submissions;
 }
 
 bool DeviceQueue::claim(Tag& tag, uint16_t submission) {
@@ -206,15 +221,14 @@ bool DeviceQueue::claim(Tag& tag, uint16_t submission) {
 // Takes the result of a claimed submission. True if a rest is to be submitted; else the request is
 // completed, and the tag may have its next one.
 bool DeviceQueue::settle(Tag& tag, int result) {
-  const uint8_t op = tag.request.op;
-  if (result >= 0 && !has_data(op)) {
+  if (result >= 0 && !tag.has_data) {
     tag.handle.complete(0);
     return false;
   }
   if (result > 0 && static_cast<uint32_t>(result) <= tag.left) {
     tag.left -= static_cast<uint32_t>(result);
     if (tag.left != 0) return true;
-    tag.handle.complete(static_cast<int>(tag.handle.length()));
+    tag.handle.complete(static_cast<int>(tag.length));
     return false;
   }
   if (result > 0 || result < -kMaxErrno) {

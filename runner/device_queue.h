@@ -103,14 +103,15 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   template <class Visit>
   void take_held(Visit visit);
   void dispatch(Tag& tag);
-  int check(const ublk::Request& request) const;
+  int check(uint8_t op, uint64_t sector, uint64_t sectors) const;
   void serve(Tag& tag);
   void serve_rest(Tag& tag);
   bool settle(Tag& tag, int result);
-  void fill(Tag& tag);
+  void take_rest(Tag& tag);
   void close_handler_queue();
   void complain(const char* what, const Tag& tag, int result);
 
+  static uint16_t next_submission(Tag& tag);
   static bool claim(Tag& tag, uint16_t submission);
 
   // Read for each request.

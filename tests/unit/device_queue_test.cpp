@@ -73,7 +73,9 @@ class DeviceQueueTest : public testing::Test {
     events.closed = [this] { closed_promise_.set_value(); };
     queue_ = std::make_shared<DeviceQueue>(DeviceQueue::Handler{table_, this, "test"}, thread_, 0,
                                            kDepth, rules, events);
-    on_thread([&] { queue_->open(ublk::DeviceNode::open(driver_, driver_.info()), queue_); });
+    on_thread([&] {
+      queue_->open(ublk::DeviceNode::open(driver_, driver_.info()), std::make_shared<int>());
+    });
     opened_ = true;
   }
 
@@ -91,16 +93,15 @@ class DeviceQueueTest : public testing::Test {
   // Runs `function` on the queue's thread and waits for it.
   template <class F>
   void on_thread(F function) {
-    std::promise<void> done;
-    thread_.post([&] {
-      try {
-        function();
-        done.set_value();
-      } catch (...) {
-        done.set_exception(std::current_exception());
-      }
-    });
-    done.get_future().get();
+    const auto done = std::make_shared<std::promise<Outcome<void>>>();
+    std::future<Outcome<void>> outcome = done->get_future();
+    thread_.post([&function, done] { done->set_value(Outcome<void>::of(function)); });
+    outcome.get().take();
+  }
+
+  // What the handler does from now on.
+  void set_handler(Submit submit) {
+    on_thread([&] { submit_ = std::move(submit); });
   }
 
   void push(uint16_t tag, const abi::IoDesc& io) {
@@ -152,7 +153,7 @@ TEST_F(DeviceQueueTest, AWholeResultIsCommitted) {
 
 TEST_F(DeviceQueueTest, FlushAndDiscardHaveNoDataAndCommitZero) {
   open();
-  submit_ = [](ublk_request&) { return 5; };
+  set_handler([](ublk_request&) { return 5; });
   EXPECT_EQ(result_of(request(UBLK_OP_FLUSH, 0, 0)), 0);
   EXPECT_EQ(result_of(request(UBLK_OP_DISCARD, 4096, 4096)), 0);
   EXPECT_EQ(result_of(request(UBLK_OP_WRITE_ZEROES, 4096, 4096, abi::kIoFlagNoUnmap)), 0);
@@ -165,7 +166,7 @@ TEST_F(DeviceQueueTest, FlushAndDiscardHaveNoDataAndCommitZero) {
 
 TEST_F(DeviceQueueTest, AShortResultIsSubmittedAgainForTheRest) {
   open();
-  submit_ = [](ublk_request& r) { return static_cast<int>(std::min(r.length, 5000u)); };
+  set_handler([](ublk_request& r) { return static_cast<int>(std::min(r.length, 5000u)); });
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 4096, 16384)), 16384);
   const std::vector<ublk_request> requests = seen();
   ASSERT_EQ(requests.size(), 4u);
@@ -182,10 +183,10 @@ TEST_F(DeviceQueueTest, AShortResultIsSubmittedAgainForTheRest) {
 TEST_F(DeviceQueueTest, AShortResultFromAnotherThreadIsContinuedOnTheQueues) {
   open();
   std::thread::id submitter[2];
-  submit_ = [&, calls = 0](ublk_request& r) mutable {
+  set_handler([&, calls = 0](ublk_request& r) mutable {
     submitter[calls] = std::this_thread::get_id();
     return ++calls == 1 ? UBLK_PENDING : static_cast<int>(r.length);
-  };
+  });
   push(0, request(UBLK_OP_WRITE, 0, 8192));
   EXPECT_EQ(DeviceQueue::complete(wait_seen(1).id, 4096), 0);
   EXPECT_EQ(driver_.committed(0), 8192);
@@ -197,20 +198,21 @@ TEST_F(DeviceQueueTest, AShortResultFromAnotherThreadIsContinuedOnTheQueues) {
 TEST_F(DeviceQueueTest, AShortResultInsideSubmitDoesNotNest) {
   open();
   int depth = 0;
-  submit_ = [&](ublk_request& r) {
+  set_handler([&](ublk_request& r) {
     EXPECT_EQ(++depth, 1);
     EXPECT_EQ(DeviceQueue::complete(r.id, 512), 0);
     --depth;
     return UBLK_PENDING;
-  };
+  });
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 65536)), 65536);
+  on_thread([&] { EXPECT_EQ(depth, 0); });
   EXPECT_EQ(seen().size(), 128u);
 }
 
 TEST_F(DeviceQueueTest, WhatIsNoResultFailsTheRequest) {
   open();
   const auto committed_for = [&](int answer, ublk_op op = UBLK_OP_READ) {
-    submit_ = [=](ublk_request&) { return answer; };
+    set_handler([=](ublk_request&) { return answer; });
     return result_of(request(op, 0, op == UBLK_OP_FLUSH ? 0 : 4096));
   };
   EXPECT_EQ(committed_for(0), -EIO);
@@ -220,7 +222,7 @@ TEST_F(DeviceQueueTest, WhatIsNoResultFailsTheRequest) {
   EXPECT_EQ(committed_for(-ENOSPC), -ENOSPC);
   EXPECT_EQ(committed_for(-4095), -4095);
 
-  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
   push(0, request(UBLK_OP_READ, 0, 4096));
   EXPECT_EQ(DeviceQueue::complete(wait_seen(7).id, UBLK_PENDING), 0);
   EXPECT_EQ(driver_.committed(0), -EIO);
@@ -228,7 +230,7 @@ TEST_F(DeviceQueueTest, WhatIsNoResultFailsTheRequest) {
 
 TEST_F(DeviceQueueTest, ASecondResultIsRefusedAndHarmless) {
   open();
-  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
   push(1, request(UBLK_OP_READ, 0, 4096));
   const uint64_t first = wait_seen(1).id;
   EXPECT_EQ(DeviceQueue::complete(first, 4096), 0);
@@ -246,19 +248,19 @@ TEST_F(DeviceQueueTest, ASecondResultIsRefusedAndHarmless) {
 
 TEST_F(DeviceQueueTest, AResultReturnedAfterCompletingIsIgnored) {
   open();
-  submit_ = [](ublk_request& r) {
+  set_handler([](ublk_request& r) {
     EXPECT_EQ(DeviceQueue::complete(r.id, -ENOSPC), 0);
     return static_cast<int>(r.length);
-  };
+  });
   EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096)), -ENOSPC);
-  submit_ = [](ublk_request& r) { return static_cast<int>(r.length); };
+  set_handler([](ublk_request& r) { return static_cast<int>(r.length); });
   EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096)), 4096);
   EXPECT_FALSE(driver_.has_committed(0));
 }
 
 TEST_F(DeviceQueueTest, TwoThreadsThatCompleteTheSameRequestDoItOnce) {
   open();
-  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
   for (size_t round = 1; round <= 200; ++round) {
     push(0, request(UBLK_OP_READ, 0, 4096));
     const uint64_t id = wait_seen(round).id;
@@ -303,18 +305,18 @@ TEST_F(DeviceQueueTest, AReadOnlyDeviceIsNotWritten) {
 
 TEST_F(DeviceQueueTest, ScratchIsAlignedZeroedAndTheTags) {
   open();
-  submit_ = [](ublk_request& r) {
+  set_handler([](ublk_request& r) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(r.scratch) % 64, 0u);
     auto* bytes = static_cast<unsigned char*>(r.scratch);
     for (uint32_t i = 0; i < kScratchSize; ++i) EXPECT_EQ(bytes[i], bytes[0]);
     std::fill_n(bytes, kScratchSize, static_cast<unsigned char>(bytes[0] + 1));
     return static_cast<int>(r.length) - bytes[0] + 1;
-  };
+  });
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 1), 4096);
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 2), 4096) << "another tag, another scratch";
-  submit_ = [](ublk_request& r) {
+  set_handler([](ublk_request& r) {
     return *static_cast<unsigned char*>(r.scratch) == 1 ? static_cast<int>(r.length) : -EINVAL;
-  };
+  });
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 1), 4096) << "it is left alone";
 }
 
@@ -347,7 +349,7 @@ TEST_F(DeviceQueueTest, RefusedRequestsFailAndSoDoLaterOnes) {
 
 TEST_F(DeviceQueueTest, DrainingWaitsForWhatIsDispatchedAlsoForItsRest) {
   open();
-  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
   push(0, request(UBLK_OP_WRITE, 0, 8192));
   const uint64_t first = wait_seen(1).id;
   std::promise<void> drained;
@@ -373,7 +375,7 @@ TEST_F(DeviceQueueTest, AbandonedRequestsFailAndTheirAnswersAreRefused) {
     return 0;
   };
   open();
-  submit_ = [](ublk_request&) { return UBLK_PENDING; };
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
   push(0, request(UBLK_OP_READ, 0, 4096));
   push(3, request(UBLK_OP_FLUSH, 0, 0));
   const ublk_request read = wait_seen(1);
@@ -388,6 +390,7 @@ TEST_F(DeviceQueueTest, AbandonedRequestsFailAndTheirAnswersAreRefused) {
   EXPECT_EQ(DeviceQueue::complete(read.id, 4096), -EALREADY);
   on_thread([&] { driver_.stop(thread_.ring()); });
   while (!released_) std::this_thread::yield();
+  on_thread([] {});  // the call that said so has returned
   std::fill_n(static_cast<std::byte*>(read.buffer), 4096, std::byte{1});  // it is still there
   closed_ = true;
 }
@@ -440,14 +443,14 @@ TEST_F(DeviceQueueTest, EventsOfTheHandlersSqesComeBack) {
     DeviceQueue::complete(static_cast<Op*>(event)->id, result == 0 ? 4096 : -EIO);
   };
   open();
-  submit_ = [&](ublk_request& r) {
+  set_handler([&](ublk_request& r) {
     op.id = r.id;
     handler_host().reserve_sqes(queue_.get(), 1);
     io_uring_sqe* sqe = handler_host().get_sqe(queue_.get());
     io_uring_prep_nop(sqe);
     io_uring_sqe_set_data64(sqe, ublk_event_user_data(&op));
     return UBLK_PENDING;
-  };
+  });
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096)), 4096);
 }
 
