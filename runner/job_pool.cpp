@@ -10,8 +10,8 @@ JobPool::JobPool(const MainContext& context) : context_(context) {
   const BlockSignals block;
   pool_ = g_thread_pool_new(
       [](gpointer data, gpointer) {
-        const std::unique_ptr<std::function<void()>> job(static_cast<std::function<void()>*>(data));
-        (*job)();
+        const std::unique_ptr<HandedOver> job(static_cast<HandedOver*>(data));
+        job->run();
       },
       nullptr, kMaxThreads, FALSE, nullptr);
 }
@@ -20,7 +20,7 @@ JobPool::~JobPool() { g_thread_pool_free(pool_, FALSE, FALSE); }
 
 // If no thread can be made the job stays queued for one that is there.
 void JobPool::push(std::function<void()> job) {
-  g_thread_pool_push(pool_, new std::function<void()>(std::move(job)), nullptr);
+  g_thread_pool_push(pool_, new HandedOver(std::move(job)), nullptr);
 }
 
 }  // namespace ublk_runner

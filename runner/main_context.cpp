@@ -10,23 +10,22 @@ namespace ublk_runner {
 
 namespace {
 
-using Task = std::function<void()>;
-
 // The kinds of sources call back differently; each runs the task and says whether to go on.
 gboolean run_once(gpointer task) {
-  (*static_cast<Task*>(task))();
+  static_cast<HandedOver*>(task)->run();
   return G_SOURCE_REMOVE;
 }
 gboolean run_for_fd(gint, GIOCondition, gpointer task) {
-  (*static_cast<Task*>(task))();
+  static_cast<HandedOver*>(task)->run();
   return G_SOURCE_CONTINUE;
 }
 
 // The caller gets the reference.
-GSource* attach(GMainContext* context, GSource* source, GSourceFunc callback, Task task) {
+GSource* attach(GMainContext* context, GSource* source, GSourceFunc callback,
+                std::function<void()> task) {
   g_source_set_priority(source, G_PRIORITY_DEFAULT);
-  g_source_set_callback(source, callback, new Task(std::move(task)),
-                        [](gpointer data) { delete static_cast<Task*>(data); });
+  g_source_set_callback(source, callback, new HandedOver(std::move(task)),
+                        [](gpointer data) { delete static_cast<HandedOver*>(data); });
   g_source_attach(source, context);
   return source;
 }

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -28,7 +29,7 @@ T run(const MainContext& context, Task<T> task) {
 
 // Tells how many of it are alive.
 struct Counted {
-  static inline int alive = 0;
+  static inline std::atomic<int> alive{0};
   Counted() { ++alive; }
   Counted(const Counted&) { ++alive; }
   ~Counted() { --alive; }

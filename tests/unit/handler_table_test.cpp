@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -105,6 +106,10 @@ struct BadTable {
   const char* name;
   std::function<void(Table&)> spoil;
   std::string error;
+
+  friend std::ostream& operator<<(std::ostream& out, const BadTable& bad) {
+    return out << bad.name;
+  }
 };
 
 class BadTableTest : public testing::TestWithParam<BadTable> {};

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <ostream>
 #include <regex>
 #include <set>
 #include <span>
@@ -106,6 +107,10 @@ TEST(RunnerPage, HasTheExitStatusOfHelp) {
 struct Group {
   std::string name;
   std::span<const ublk_option> keys;
+
+  friend std::ostream& operator<<(std::ostream& out, const Group& group) {
+    return out << group.name;
+  }
 };
 
 class KeyDocs : public testing::TestWithParam<Group> {};
