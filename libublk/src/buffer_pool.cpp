@@ -35,20 +35,23 @@ BufferPool::BufferPool(size_t budget, Waker* trimmer)
 
 BufferPool::~BufferPool() = default;
 
-size_t BufferPool::resident() const { return arena_->touched() + reserves_touched_; }
+size_t BufferPool::resident() const { return arena_->touched() + reserves_touched_ + charged_; }
 
 // Called when a block or reserve is about to be touched for the first time, and counted already.
 // What is in use, and touched reserves, fit into the budget; so if all together does not, then free
 // pages of the arena must go, and there are enough of them.
 void BufferPool::became_resident() {
-  if (resident() > budget_) {
-    size_t words = arena_->all_words();
-    arena_->discard(words, std::max(resident() - budget_, kDiscardBytes), true);
-  }
+  keep_to_budget();
   if (!trimming_) {
     trimming_ = true;
     if (trimmer_ != nullptr) trimmer_->call_soon();
   }
+}
+
+void BufferPool::keep_to_budget() {
+  if (resident() <= budget_) return;
+  size_t words = arena_->all_words();
+  arena_->discard(words, std::max(resident() - budget_, kDiscardBytes), true);
 }
 
 std::byte* BufferPool::take_shared(unsigned order) {
@@ -66,7 +69,7 @@ std::byte* BufferPool::take_reserve(Device& device) {
   if (!device.reserve_touched_) {
     const size_t bytes = device.reserve_->size();
     // Can only be so if overcommitted.
-    if (shared_used_ + reserves_touched_ + bytes > budget_) return nullptr;
+    if (shared_used_ + reserves_touched_ + charged_ + bytes > budget_) return nullptr;
     device.reserve_touched_ = true;
     reserves_touched_ += bytes;
     became_resident();
@@ -180,7 +183,7 @@ bool BufferPool::trim() {
     cache->flush_ = true;
     cache->wake();
   }
-  trimming_ = resident() > 0;
+  trimming_ = resident() > charged_;
   return trimming_;
 }
 
@@ -232,6 +235,31 @@ BufferPool::Device::~Device() {
   std::erase(pool_.devices_, this);
   pool_.reserved_ -= reserve_->size();
   if (reserve_touched_) pool_.reserves_touched_ -= reserve_->size();
+  pool_.serve(was_overcommitted);
+}
+
+// ---------------------------------------------------------------------------------------- Charge
+
+BufferPool::Charge::Charge(BufferPool& pool, size_t bytes, size_t at_least)
+    : pool_(pool), bytes_(bytes) {
+  const Lock lock(pool_.mutex_);
+  const size_t limit = pool_.shared_limit();
+  const size_t used = std::max(pool_.shared_used_, at_least);
+  if (used > limit || bytes > limit - used)
+    throw Error(ENOMEM, "take " + std::to_string(bytes) + " bytes out of the buffer pool",
+                std::to_string(limit > used ? limit - used : 0) + " of its " +
+                    std::to_string(pool_.budget_) + " are free for that");
+  pool_.reserved_ += bytes;
+  pool_.charged_ += bytes;
+  pool_.keep_to_budget();
+  pool_.update_pressure();
+}
+
+BufferPool::Charge::~Charge() {
+  const Lock lock(pool_.mutex_);
+  const bool was_overcommitted = pool_.overcommitted();
+  pool_.reserved_ -= bytes_;
+  pool_.charged_ -= bytes_;
   pool_.serve(was_overcommitted);
 }
 

@@ -76,12 +76,14 @@ void Queue::allocate_buffers() {
     throw;
   }
   own_buffers_[0] = first;
-  for (uint16_t tag = 1; tag < depth_; ++tag) {
-    own_buffers_[tag] = backend_.alloc_io_buffer(*this, tag, buffer_size_);
-    if (own_buffers_[tag] == nullptr) {
-      free_buffers();
-      throw std::bad_alloc();
+  try {
+    for (uint16_t tag = 1; tag < depth_; ++tag) {
+      own_buffers_[tag] = backend_.alloc_io_buffer(*this, tag, buffer_size_);
+      if (own_buffers_[tag] == nullptr) throw std::bad_alloc();
     }
+  } catch (...) {
+    free_buffers();
+    throw;
   }
 }
 
@@ -218,7 +220,7 @@ static int checked_result(const Slot& slot) {
 
 void Queue::commit(Slot& slot) {
   int result = checked_result(slot);
-  const void* address = slot.buffer;
+  const void* address = mode_ == BufferMode::kUserCopy ? nullptr : slot.buffer;
   if (mode_ == BufferMode::kGetData && slot.op() == Operation::kRead && address == nullptr) {
     // The kernel wants an address with every read, also with one that has failed.
     if (result >= 0) result = -EIO;
@@ -228,8 +230,8 @@ void Queue::commit(Slot& slot) {
     ring_.defer(slot);
     return;
   }
-  if (mode_ == BufferMode::kGetData && slot.buffer != nullptr) {
-    if (slot.op() == Operation::kRead)
+  if (mode_ != BufferMode::kCopy && slot.buffer != nullptr) {
+    if (mode_ == BufferMode::kGetData && slot.op() == Operation::kRead)
       ring_.release_after_submit(*this, slot.tag, slot.buffer);
     else
       backend_.buffer_done(*this, slot.tag, slot.buffer);

@@ -65,14 +65,15 @@ class UBLK_EXPORT BufferPool {
   class Waiter;
   class Device;
   class Cache;
+  class Charge;
 
-  struct Stats {          // bytes, unless said otherwise
-    size_t budget;        // in whole pages
-    size_t reserved;      // the sum of the devices' reserves
-    size_t in_use;        // held by requests: blocks of the shared part, and reserves
-    size_t cached;        // free, in the threads' caches
-    size_t resident;      // at most; pages that were handed out and not discarded since
-    size_t waiting;       // requests that wait now
+  struct Stats {      // bytes, unless said otherwise
+    size_t budget;    // in whole pages
+    size_t reserved;  // the sum of the devices' reserves, and of the charges
+    size_t in_use;    // held by requests: blocks of the shared part, and reserves
+    size_t cached;    // free, in the threads' caches
+    size_t resident;  // at most; pages that were handed out and not discarded since, and charges
+    size_t waiting;   // requests that wait now
     uint64_t has_waited;  // requests that had to wait, since the pool was made
   };
 
@@ -98,6 +99,7 @@ class UBLK_EXPORT BufferPool {
   std::byte* take_shared(unsigned order);
   std::byte* take_reserve(Device& device);
   void became_resident();
+  void keep_to_budget();
   void give_back(Device& device, std::byte* buffer);
   void free_shared(const std::byte* buffer);
   void serve(bool was_overcommitted);
@@ -126,6 +128,7 @@ class UBLK_EXPORT BufferPool {
   Waiters in_turn_;              // those whom the shared part can serve
   size_t reserves_touched_ = 0;  // bytes of reserves that may be resident
   size_t reserves_in_use_ = 0;
+  size_t charged_ = 0;
   size_t shared_used_ = 0;  // bytes of blocks in use and in caches
   size_t nr_waiting_ = 0;
   uint64_t nr_waited_ = 0;
@@ -189,6 +192,22 @@ class UBLK_EXPORT BufferPool::Device {
   bool reserve_in_use_ = false;
   bool reserve_touched_ = false;  // may be resident
   bool reserve_recent_ = false;   // was used since the last trim()
+};
+
+// A part of the budget that is used elsewhere, by buffers of copy mode, say.
+class UBLK_EXPORT BufferPool::Charge {
+ public:
+  // Throws Error; ENOMEM: so much is neither reserved nor in use, or it would leave less than
+  // `at_least` bytes of the budget for others.
+  Charge(BufferPool& pool, size_t bytes, size_t at_least = 0);
+  // The memory is given back.
+  ~Charge();
+  Charge(const Charge&) = delete;
+  Charge& operator=(const Charge&) = delete;
+
+ private:
+  BufferPool& pool_;
+  const size_t bytes_;
 };
 
 // What a ring's thread keeps of free blocks, so that most requests need not go to the pool.

@@ -41,13 +41,14 @@ class UBLK_EXPORT Backend {
   // Get-data mode: a write of request.length() bytes has come and wants memory for its data. Give
   // it, now or later, by request.provide_buffer(), or fail the request.
   virtual void need_buffer(Request request);
-  // Get-data mode: neither the kernel nor the library touches the buffer of a completed read or
-  // write any more.
+  // Get-data and user-copy mode: neither the kernel nor the library touches the buffer of a
+  // completed read or write any more, which set_buffer() or provide_buffer() has given.
   virtual void buffer_done(Queue& queue, uint16_t tag, std::byte* buffer);
 
   // Copy mode: the backend's own memory for a tag, `bytes` long and page-aligned, used for all
   // requests of the tag until free_io_buffer. nullptr from the first tag's call: the library maps
-  // memory of its own for all tags, of which only touched pages cost anything. Called in attach().
+  // memory of its own for all tags, of which only touched pages cost anything. Called in attach(),
+  // which fails with what this throws.
   virtual std::byte* alloc_io_buffer(Queue& queue, uint16_t tag, size_t bytes);
   virtual void free_io_buffer(Queue& queue, uint16_t tag, std::byte* buffer);
 };

@@ -81,12 +81,14 @@ class UBLK_EXPORT Request {
   bool no_unmap() const { return op_flags() & abi::kIoFlagNoUnmap; }
   uint16_t tag() const;
   Queue& queue() const;
-  // Data of a read (to be filled) or a write: length() bytes. nullptr for other operations, in
-  // user-copy mode, and for a read in get-data mode until set_buffer().
+  // Data of a read (to be filled) or a write: length() bytes. nullptr for other operations, and
+  // until set_buffer() for a read in get-data mode and for both in user-copy mode.
   std::byte* buffer() const;
 
   // Get-data mode, a read: where its data will be when it is completed with success. The memory
-  // is the backend's and must stay as it is until Backend::buffer_done().
+  // is the backend's and must stay as it is until Backend::buffer_done(). In user-copy mode the
+  // library only keeps the address, so that buffer_done() gives it back on the ring's thread
+  // whoever has completed the request.
   void set_buffer(std::byte* buffer);
   // Get-data mode, the answer to Backend::need_buffer(): where to put length() bytes of a write.
   // The handle is empty afterwards; the request comes back by Backend::submit() with its data. The
