@@ -63,6 +63,15 @@ constexpr std::array kRunnerKeys = {
                 [](Config& c, const ublk_option_value& v) {
                   c.log_level = static_cast<LogLevel>(v.number);
                 }},
+    Key<Config>{{.name = "buffer_memory",
+                 .type = UBLK_OPTION_SIZE,
+                 .flags = 0,
+                 .default_value = "512M",
+                 .minimum = 1 << 20,
+                 .maximum = uint64_t{1} << 40,
+                 .choices = nullptr,
+                 .help = "Memory for the data of requests at most, shared by all devices."},
+                [](Config& c, const ublk_option_value& v) { c.buffer_memory = v.number; }},
 };
 
 void set_handler(DeviceConfig& device, const ublk_option_value& value) {
@@ -132,6 +141,29 @@ constexpr std::array kDeviceKeys = {
          .choices = nullptr,
          .help = "Whether the device refuses writes."},
         [](DeviceConfig& d, const ublk_option_value& v) { d.read_only = v.boolean != 0; }},
+    Key<DeviceConfig>{{.name = "workers",
+                       .type = UBLK_OPTION_INTEGER,
+                       .flags = 0,
+                       .default_value = "0",
+                       .minimum = 0,
+                       .maximum = 1024,
+                       .choices = nullptr,
+                       .help = "Threads that serve the device at once at most, if its handler "
+                               "works on threads; 0: the handler's default, usually 16."},
+                      [](DeviceConfig& d, const ublk_option_value& v) {
+                        d.workers = static_cast<uint32_t>(v.number);
+                      }},
+    Key<DeviceConfig>{{.name = "buffer",
+                       .type = UBLK_OPTION_CHOICE,
+                       .flags = 0,
+                       .default_value = "auto",
+                       .minimum = 0,
+                       .maximum = 0,
+                       .choices = "auto|copy|get-data|user-copy",
+                       .help = "How the data of requests gets to the handler and back."},
+                      [](DeviceConfig& d, const ublk_option_value& v) {
+                        d.buffer = static_cast<BufferOption>(v.number);
+                      }},
 };
 
 template <class Target, size_t N>

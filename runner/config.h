@@ -29,6 +29,7 @@
 #include <string_view>
 #include <vector>
 
+#include "buffer_choice.h"
 #include "log.h"
 
 namespace ublk_runner {
@@ -53,6 +54,8 @@ struct DeviceConfig {
   uint32_t queue_depth = 128;
   uint32_t max_io_size = 512 << 10;  // bytes, a multiple of 4096
   bool read_only = false;
+  uint32_t workers = 0;  // threads at a time, if its handler works on them; 0: as the handler says
+  BufferOption buffer = BufferOption::kAuto;
   std::map<std::string, Setting> options;  // the handler's, unparsed
   Location location;                       // of the group
   Location handler_location;               // of the key "handler"
@@ -62,7 +65,8 @@ struct Config {
   uint32_t io_threads = 0;                     // 0: automatic
   std::string handler_dir = UBLK_HANDLER_DIR;  // absolute
   LogLevel log_level = LogLevel::kInfo;
-  std::vector<DeviceConfig> devices;  // in the order of the files
+  uint64_t buffer_memory = 512 << 20;  // bytes
+  std::vector<DeviceConfig> devices;   // in the order of the files
 };
 
 // What is wrong at one place: "expected ..., not ...".

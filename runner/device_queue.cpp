@@ -7,30 +7,13 @@
 #include <new>
 #include <utility>
 
+#include "device_queue_tag.h"
 #include "host.h"
 #include "log.h"
 
 namespace ublk_runner {
 
 namespace abi = ublk::abi;
-
-// A tag's request. All zero is an idle tag, so that memory of tags that never see a request is
-// never touched.
-//
-// Who may touch it: the queue's thread, until submit() is called; then whoever wins the exchange of
-// `awaited`, which says that a submission's result is still to come. It is won once, by submit()'s
-// return or by one call of complete(), so a result that comes twice finds nothing.
-struct alignas(64) DeviceQueue::Tag {
-  ublk_request request;           // the handler's view of what is left to do
-  ublk::Request handle;           // the whole request
-  DeviceQueue* queue;             // set by the first request
-  std::atomic<uint16_t> awaited;  // the submission whose result is to come; 0: none
-  uint16_t submissions;           // counts them; never 0 in a request id
-  bool has_data;                  // a read or write
-  uint32_t length;                // bytes of the whole request
-  uint32_t left;                  // of a read or write: still to do
-  Tag* next_held;
-};
 
 namespace {
 
@@ -61,6 +44,7 @@ DeviceQueue::DeviceQueue(Handler handler, QueueThread& thread, uint16_t index, u
       index_(index),
       depth_(depth),
       handler_(std::move(handler)),
+      moves_data_(handler_.table.flags & UBLK_HANDLER_MOVES_DATA),
       thread_(thread),
       events_(std::move(events)) {}
 
@@ -81,24 +65,27 @@ void DeviceQueue::open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<v
     }
   }
   life_ = Life::kServing;
+  mode_ = ublk::buffer_mode(node->info());
+  copies_ = mode_ == ublk::BufferMode::kUserCopy && !moves_data_;
+  tag_buffer_flag_ = mode_ == ublk::BufferMode::kCopy ? uint32_t{UBLK_REQUEST_TAG_BUFFER} : 0;
+  if (moves_data_) node_ = node;
   try {
+    if (handler_.buffers != nullptr) waiters_ = AnonymousMemory(depth_ * sizeof(BufferWaiter));
     queue_ = &thread_.ring().attach(std::move(node), index_, *this);
   } catch (...) {
+    node_.reset();
     events_.released();
     close_handler_queue();
     throw;
   }
 }
 
-std::byte* DeviceQueue::alloc_io_buffer(ublk::Queue&, uint16_t tag, size_t bytes) {
-  if (tag == 0) buffers_ = AnonymousMemory(depth_ * bytes);
-  return buffers_.get() + tag * bytes;
-}
-
 void DeviceQueue::failed(ublk::Queue&, uint16_t tag, int error) { events_.failed(tag, error); }
 
 void DeviceQueue::stopped(ublk::Queue&) {
   queue_ = nullptr;
+  // A handler that has not answered may still move data, with this descriptor.
+  if (life_ != Life::kAbandoned) node_.reset();
   events_.released();
   if (life_ == Life::kServing) close_handler_queue();
 }
@@ -126,7 +113,7 @@ void DeviceQueue::handler_closed() {
 
 void DeviceQueue::submit(ublk::Request request) {
   Tag& tag = tags_[request.tag()];
-  tag.handle = std::move(request);
+  tag.whole = std::move(request);
   if (intake_ == Intake::kOpen) [[likely]]
     dispatch(tag);
   else
@@ -134,12 +121,13 @@ void DeviceQueue::submit(ublk::Request request) {
 }
 
 void DeviceQueue::dispatch(Tag& tag) {
-  const ublk::Request& whole = tag.handle;
+  const ublk::Request& whole = tag.whole;
   const auto op = static_cast<uint8_t>(whole.op());
   const uint64_t sector = whole.sector();
   const uint32_t sectors = whole.sectors();
   if (const int error = check(op, sector, sectors); error != 0) [[unlikely]] {
-    tag.handle.complete(error);
+    tag.spoilt |= op == UBLK_OP_WRITE;
+    tag.whole.complete(error);
     return;
   }
   const uint32_t op_flags = whole.op_flags();
@@ -156,9 +144,31 @@ void DeviceQueue::dispatch(Tag& tag) {
                   ((op_flags & abi::kIoFlagNoUnmap) != 0 ? uint32_t{UBLK_REQUEST_NO_UNMAP} : 0);
   request.op = op;
   request.tag = number;
-  request.buffer = tag.has_data ? whole.buffer() : nullptr;
+  request.buffer = nullptr;
   request.scratch = scratch_stride_ == 0 ? nullptr : scratch_ + number * scratch_stride_;
-  serve(tag);
+  if (tag.has_data) {
+    request.buffer = whole.buffer();
+    if (!std::exchange(tag.spoilt, false)) request.flags |= tag_buffer_flag_;
+    if (request.buffer == nullptr && handler_.buffers != nullptr) return get_buffer(tag);
+  }
+  start(tag);
+}
+
+// The request has its data, or memory for it.
+void DeviceQueue::ready(Tag& tag) {
+  if (intake_ == Intake::kOpen) [[likely]]
+    start(tag);
+  else
+    set_aside(tag);
+}
+
+void DeviceQueue::start(Tag& tag) {
+  if (handler_.workers == nullptr) [[likely]] {
+    serve(tag);
+  } else {
+    tag.run = run_on_worker;
+    thread_.feeder().add(*handler_.workers, tag);
+  }
 }
 
 int DeviceQueue::check(uint8_t op, uint64_t sector, uint64_t sectors) const {
@@ -175,7 +185,7 @@ int DeviceQueue::check(uint8_t op, uint64_t sector, uint64_t sectors) const {
 // Submits what is left of the request until all is done or the answer is to come later.
 void DeviceQueue::serve(Tag& tag) {
   for (;;) {
-    const uint16_t submission = next_submission(tag);
+    const uint16_t submission = next_submission(tag, std::memory_order_release);
     const int result = submit_(instance_, this, &tag.request);
     // With UBLK_PENDING the tag is somebody else's, and perhaps done already.
     if (result == UBLK_PENDING) return;
@@ -189,28 +199,58 @@ void DeviceQueue::serve(Tag& tag) {
 }
 
 void DeviceQueue::serve_rest(Tag& tag) {
-  if (life_ == Life::kAbandoned) {
-    tag.handle.complete(-EIO);
+  if (intake_ == Intake::kRefused) {
+    tag.whole.complete(-EIO);
     return;
   }
   take_rest(tag);
-  serve(tag);
+  start(tag);
 }
+
+// On a worker. Either abandon() sees here what is awaited, or it is seen here that it has run: each
+// stores its own word before it loads the other's, all of that in one order.
+void DeviceQueue::run_on_worker(WorkerPool::Item& item) noexcept {
+  Tag& tag = static_cast<Tag&>(item);
+  DeviceQueue& queue = *tag.queue;
+  const bool first = tag.left == tag.length;
+  if (queue.copies_ && tag.request.op == UBLK_OP_WRITE && first) {
+    if (const int error = queue.copy_here(tag); error != 0) {
+      tag.whole.complete(error);
+      return;
+    }
+  }
+  const uint16_t submission = next_submission(tag, std::memory_order_seq_cst);
+  if (queue.abandoned_.load(std::memory_order_seq_cst)) {
+    if (claim(tag, submission)) tag.whole.complete(-EIO);
+    return;
+  }
+  const int result = queue.submit_(queue.instance_, &queue, &tag.request);
+  if (result == UBLK_PENDING) return;
+  if (claim(tag, submission)) [[likely]]
+    queue.settle_elsewhere(tag, result);
+  else
+    queue.complain("returned a result from submit for a request that it had completed", tag,
+                   result);
+}
+
+void DeviceQueue::drop(WorkerPool::Item& item) { static_cast<Tag&>(item).whole.complete(-EIO); }
 
 void DeviceQueue::take_rest(Tag& tag) {
   const uint32_t done = tag.length - tag.left;
-  tag.request.offset = tag.handle.offset() + done;
+  tag.request.offset = tag.whole.offset() + done;
   tag.request.length = tag.left;
-  tag.request.buffer = tag.handle.buffer() + done;
+  if (std::byte* buffer = tag.whole.buffer()) tag.request.buffer = buffer + done;
 }
 
 // Gives the request its id, under which it can be completed from now on.
-uint16_t DeviceQueue::next_submission(Tag& tag) {
+uint16_t DeviceQueue::next_submission(Tag& tag, std::memory_order order) {
   if (++tag.submissions == 0) tag.submissions = 1;
   tag.request.id = uint64_t{tag.submissions} << kIdShift | reinterpret_cast<uint64_t>(&tag);
-  // Release: a thread that gets the id from the handler, and claims it, sees all of the tag.
-  tag.awaited.store(tag.submissions, std::memory_order_release);
-  return tag.submissions;
+  // Release at least: a thread that gets the id from the handler, and claims it, sees all of the
+  // tag. With UBLK_PENDING it may be the next request's when submit() has returned.
+  const uint16_t submission = tag.submissions;
+  tag.awaited.store(submission, order);
+  return submission;
 }
 
 bool DeviceQueue::claim(Tag& tag, uint16_t submission) {
@@ -222,41 +262,58 @@ bool DeviceQueue::claim(Tag& tag, uint16_t submission) {
 // completed, and the tag may have its next one.
 bool DeviceQueue::settle(Tag& tag, int result) {
   if (result >= 0 && !tag.has_data) {
-    tag.handle.complete(0);
+    tag.whole.complete(0);
     return false;
   }
   if (result > 0 && static_cast<uint32_t>(result) <= tag.left) {
     tag.left -= static_cast<uint32_t>(result);
     if (tag.left != 0) return true;
-    tag.handle.complete(static_cast<int>(tag.length));
+    if (copies_ && tag.request.op == UBLK_OP_READ)
+      finish_copied_read(tag, static_cast<int>(tag.length));
+    else
+      tag.whole.complete(static_cast<int>(tag.length));
     return false;
   }
   if (result > 0 || result < -kMaxErrno) {
     complain("gave a result that is none", tag, result);
     result = -EIO;
   }
-  tag.handle.complete(result == 0 ? -EIO : result);
+  tag.whole.complete(result == 0 ? -EIO : result);
   return false;
 }
 
 int DeviceQueue::complete(uint64_t request_id, int32_t result) noexcept {
   if (request_id == 0) return -EALREADY;
-  Tag& tag = *reinterpret_cast<Tag*>(request_id & ((uint64_t{1} << kIdShift) - 1));
+  Tag& tag = tag_of(request_id);
   DeviceQueue& queue = *tag.queue;
   if (!claim(tag, static_cast<uint16_t>(request_id >> kIdShift))) [[unlikely]] {
     queue.complain("completed a request that was not waiting", tag, result);
     return -EALREADY;
   }
-  if (!queue.settle(tag, result)) [[likely]]
-    return 0;
-  // Never from here, not even on the queue's thread: handlers don't expect submit() inside of
-  // complete(), and it could go on like that as deep as the request is long.
-  try {
-    queue.thread_.post([&queue, &tag] { queue.serve_rest(tag); });
-  } catch (const std::bad_alloc&) {
-    tag.handle.complete(-ENOMEM);
-  }
+  queue.settle_elsewhere(tag, result);
   return 0;
+}
+
+// A rest is never submitted from here, not even on the queue's thread: handlers don't expect
+// submit() inside of complete(), and it could go on like that as deep as the request is long.
+void DeviceQueue::settle_elsewhere(Tag& tag, int result) {
+  if (!settle(tag, result)) [[likely]]
+    return;
+  try {
+    thread_.post([this, &tag] { serve_rest(tag); });
+  } catch (const std::bad_alloc&) {
+    tag.whole.complete(-ENOMEM);
+  }
+}
+
+DeviceQueue::Tag& DeviceQueue::tag_of(uint64_t request_id) {
+  return *reinterpret_cast<Tag*>(request_id & ((uint64_t{1} << kIdShift) - 1));
+}
+
+const DeviceQueue::Tag* DeviceQueue::waiting_for(uint64_t request_id) {
+  const Tag& tag = tag_of(request_id);
+  const auto submission = static_cast<uint16_t>(request_id >> kIdShift);
+  return tag.awaited.load(std::memory_order_acquire) == submission ? &tag : nullptr;
 }
 
 void DeviceQueue::complain(const char* what, const Tag& tag, int result) {
@@ -275,7 +332,7 @@ void DeviceQueue::hold() { intake_ = Intake::kHeld; }
 
 void DeviceQueue::set_aside(Tag& tag) {
   if (intake_ == Intake::kRefused) {
-    tag.handle.complete(-EIO);
+    tag.whole.complete(-EIO);
     return;
   }
   tag.next_held = nullptr;
@@ -303,17 +360,20 @@ void DeviceQueue::release() {
 
 void DeviceQueue::refuse() {
   intake_ = Intake::kRefused;
-  take_held([](Tag& tag) { tag.handle.complete(-EIO); });
+  take_held([](Tag& tag) { tag.whole.complete(-EIO); });
+  fail_waiting();
 }
 
 unsigned DeviceQueue::abandon() {
   unsigned abandoned = 0;
+  abandoned_.store(true, std::memory_order_seq_cst);  // see run_on_worker()
   for (uint16_t i = 0; i < depth_; ++i) {
     Tag& tag = tags_[i];
-    const uint16_t submission = tag.awaited.load(std::memory_order_relaxed);
+    const uint16_t submission = tag.awaited.load(std::memory_order_seq_cst);
     if (submission == 0 || !claim(tag, submission)) continue;
     life_ = Life::kAbandoned;
-    tag.handle.complete(-EIO);
+    tag.abandoned = true;
+    tag.whole.complete(-EIO);
     ++abandoned;
   }
   return abandoned;

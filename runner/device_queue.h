@@ -4,9 +4,12 @@
 #ifndef UBLK_RUNNER_DEVICE_QUEUE_H
 #define UBLK_RUNNER_DEVICE_QUEUE_H
 
+#include <ublk/buffer_pool.h>
 #include <ublk/handler.h>
 #include <ublk/queue.h>
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,6 +19,7 @@
 #include "params_from_geometry.h"
 #include "queue_thread.h"
 #include "rate_limit.h"
+#include "worker_pool.h"
 
 // What handlers know as their queue.
 struct ublk_queue {};
@@ -32,16 +36,27 @@ struct DeviceQueueEvents {
   std::function<void()> closed;
 };
 
-// Each request is checked against the rules, given to the handler's submit(), and completed with
-// what the handler answers, at once or later. A short read or write goes to the handler again for
-// the rest, so that the kernel never sees one. Nothing here is allocated, locked or asked of the
-// kernel for a request, apart from the rest of a short one that another thread has completed.
+// Each request is checked against the rules, given to the handler's submit(), here or on a worker,
+// and completed with what the handler answers, at once or later. A short read or write goes to the
+// handler again for the rest, so that the kernel never sees one. Nothing here is allocated, locked
+// or asked of the kernel for a request, apart from the rest of a short one that another thread has
+// completed, and what the pools say of themselves.
+//
+// The data of a read or write, by the device's buffer mode:
+//
+//   copy       the tag's buffer
+//   get-data   a buffer of the pool: for a read before submit(), for a write when the kernel asks
+//   user-copy  a buffer of the pool, to which the data of a write is copied before submit() and
+//              from which that of a read is copied after it: by the ring for who works on the
+//              queue's thread, else by the worker or whoever completes. No buffer and no copy for a
+//              handler that moves data itself.
 //
 // The life of a queue, on its thread:
 //
 //   open() -> serving -> (STOP_DEV) released by the kernel -> closed by the handler
 //
-// Threads: the constructor runs anywhere, complete() on any thread, everything else on the queue's.
+// Threads: the constructor runs anywhere; complete(), read_data(), write_data() and drop() on any
+// thread; everything else on the queue's.
 //
 // A handler that is wrong may complete a request again at any time until its instance is closed,
 // and then gets an error: so the queue must live until then, see HandlerInstance::keep().
@@ -52,6 +67,10 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
     const ublk_handler& table;
     void* instance;
     std::string device;  // its name, for the log
+    // The device's share of the workers; nullptr: submit() is called on the queue's thread.
+    WorkerPool::Client* workers = nullptr;
+    // Its share of the buffer pool; nullptr: none is needed.
+    std::shared_ptr<ublk::BufferPool::Device> buffers = nullptr;
   };
 
   // Throws std::bad_alloc. All memory is there from now on, but costs nothing before it is used.
@@ -72,8 +91,11 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void refuse();
   // Fails the requests that the handler has not answered, with EIO: the kernel waits for them when
   // the device is to go. The handler may go on with them, and gets an error for its answers; their
-  // buffers stay. Nothing may be dispatched after it. Returns how many there were.
+  // buffers stay. After refuse(). Those that wait for a worker are not among them: drop() does
+  // that. Returns how many there were.
   unsigned abandon();
+  // Fails a request that WorkerPool::Client::drop_queued() has returned.
+  static void drop(WorkerPool::Item& item);
   // Calls `drained` once no dispatched request is with the handler any more.
   void when_drained(std::function<void()> drained);
   unsigned dispatched() const;  // requests that the handler has
@@ -82,6 +104,13 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
 
   // ublk_host.complete.
   static int complete(uint64_t request_id, int32_t result) noexcept;
+  // ublk_host.read_data, write_data and move_on_ring.
+  static int32_t read_data(const ublk_request& request, void* to, uint32_t length,
+                           uint32_t offset) noexcept;
+  static int32_t write_data(const ublk_request& request, const void* from, uint32_t length,
+                            uint32_t offset) noexcept;
+  int32_t move_on_ring(const ublk_request& request, void* memory, uint32_t length, uint32_t offset,
+                       ublk_event& event);
   // ublk_host.queue_closed.
   void handler_closed();
 
@@ -92,27 +121,49 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void submit(ublk::Request request) override;
   void failed(ublk::Queue& queue, uint16_t tag, int error) override;
   void stopped(ublk::Queue& queue) override;
+  void need_buffer(ublk::Request request) override;
+  void buffer_done(ublk::Queue& queue, uint16_t tag, std::byte* buffer) override;
   std::byte* alloc_io_buffer(ublk::Queue& queue, uint16_t tag, size_t bytes) override;
+  void free_io_buffer(ublk::Queue& queue, uint16_t tag, std::byte* buffer) override;
 
  private:
   enum class Intake : uint8_t { kOpen, kHeld, kRefused };
   enum class Life : uint8_t { kNew, kServing, kAbandoned, kClosing, kClosed };
   struct Tag;
+  class BufferWaiter;
 
   void set_aside(Tag& tag);
   template <class Visit>
   void take_held(Visit visit);
   void dispatch(Tag& tag);
   int check(uint8_t op, uint64_t sector, uint64_t sectors) const;
+  void ready(Tag& tag);
+  void start(Tag& tag);
   void serve(Tag& tag);
   void serve_rest(Tag& tag);
   bool settle(Tag& tag, int result);
+  void settle_elsewhere(Tag& tag, int result);
   void take_rest(Tag& tag);
   void close_handler_queue();
   void complain(const char* what, const Tag& tag, int result);
 
-  static uint16_t next_submission(Tag& tag);
+  static void run_on_worker(WorkerPool::Item& item) noexcept;
+  static uint16_t next_submission(Tag& tag, std::memory_order order);
   static bool claim(Tag& tag, uint16_t submission);
+  static Tag& tag_of(uint64_t request_id);
+  static const Tag* waiting_for(uint64_t request_id);  // nullptr: it is completed
+
+  // device_queue_data.cpp
+  BufferWaiter* waiter(uint16_t tag) const;
+  void get_buffer(Tag& tag);
+  void use_buffer(Tag& tag, std::byte* buffer);
+  void fail_waiting();
+  void copy_on_ring(Tag& tag);
+  void copied(Tag& tag, int result);
+  int copy_here(Tag& tag);
+  void finish_copied_read(Tag& tag, int result);
+  static std::byte* buffer_at(const Tag& tag, uint32_t offset);
+  off_t position(const Tag& tag, uint32_t offset) const;
 
   // Read for each request.
   const size_t scratch_stride_;
@@ -123,15 +174,22 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void* instance_;
   RequestRules rules_;
   Intake intake_ = Intake::kOpen;
-
-  Life life_ = Life::kNew;
+  bool copies_ = false;  // the data of reads and writes, in user-copy mode
+  uint32_t tag_buffer_flag_ = 0;
   const uint16_t index_;
   const uint16_t depth_;
   const Handler handler_;
+
+  const bool moves_data_;
+  ublk::BufferMode mode_ = ublk::BufferMode::kCopy;
+  Life life_ = Life::kNew;
+  std::atomic<bool> abandoned_{false};  // abandon() has run; for workers
   QueueThread& thread_;
   const DeviceQueueEvents events_;
   // The tags' data. Kept until the object goes, for a handler that has not answered.
   AnonymousMemory buffers_;
+  AnonymousMemory waiters_;
+  std::shared_ptr<ublk::DeviceNode> node_;  // while the handler may move data
   void* handler_data_ = nullptr;
   ublk::Queue* queue_ = nullptr;  // while the kernel has it
   Tag* first_held_ = nullptr;

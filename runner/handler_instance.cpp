@@ -29,8 +29,10 @@ constexpr ublk_geometry default_geometry() {
 }  // namespace
 
 HandlerInstance::HandlerInstance(std::shared_ptr<HandlerLibrary> library,
-                                 const DeviceConfig& device, std::function<void()> size_changed)
-    : library_(std::move(library)),
+                                 const DeviceConfig& device, std::shared_ptr<SharedPools> pools,
+                                 std::function<void()> size_changed)
+    : pools_(std::move(pools)),
+      library_(std::move(library)),
       device_name_(device.name),
       size_changed_(std::move(size_changed)) {
   const OptionValues options = OptionValues::parse(table(), device);
@@ -48,14 +50,23 @@ HandlerInstance::HandlerInstance(std::shared_ptr<HandlerLibrary> library,
   if (const int rc = table().open(&args, &instance_); rc != 0) throw callback_error("open", rc);
 }
 
-HandlerInstance::~HandlerInstance() { table().close(instance_); }
+HandlerInstance::~HandlerInstance() {
+  workers_.reset();
+  table().close(instance_);
+}
 
 ublk_geometry HandlerInstance::geometry() {
   ublk_geometry geometry = default_geometry();
+  geometry.model = table().model;
+  geometry.workers = table().workers;
   clear_callback_error();
   if (const int rc = table().geometry(instance_, &geometry); rc != 0)
     throw callback_error("geometry", rc);
   return geometry;
+}
+
+void HandlerInstance::use_workers(unsigned workers) {
+  workers_.emplace(pools_->workers(), workers != 0 ? workers : kDefaultWorkers);
 }
 
 void HandlerInstance::fence(Milliseconds timeout) {

@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "config.h"
 #include "handler_library.h"
 #include "main_context.h"
+#include "shared_pools.h"
 
 // What handlers know as their device.
 struct ublk_device {};
@@ -27,11 +29,14 @@ namespace ublk_runner {
 // any thread at any time.
 class HandlerInstance final : public ublk_device {
  public:
+  // At most so many requests are on workers at once.
+  static constexpr unsigned kDefaultWorkers = 16;
+
   // Opens `device` with a handler that has been loaded. `size_changed` is called, on any thread,
   // when the handler says so. Throws ConfigError for bad options.
   HandlerInstance(std::shared_ptr<HandlerLibrary> library, const DeviceConfig& device,
-                  std::function<void()> size_changed);
-  // Closes it; no queue may be open.
+                  std::shared_ptr<SharedPools> pools, std::function<void()> size_changed);
+  // Closes it; no queue may be open. Waits for workers that have not quite returned from it.
   ~HandlerInstance();
   HandlerInstance(const HandlerInstance&) = delete;
   HandlerInstance& operator=(const HandlerInstance&) = delete;
@@ -44,17 +49,24 @@ class HandlerInstance final : public ublk_device {
   const std::string& device_name() const { return device_name_; }
   const char* handler_name() const { return table().name; }
 
+  // For an instance that is served by workers, before its queues are opened: makes its share of
+  // them, `workers` threads at a time; 0: kDefaultWorkers. Throws std::system_error.
+  void use_workers(unsigned workers);
+  WorkerPool::Client* workers() { return workers_.has_value() ? &*workers_ : nullptr; }
+
   // Keeps `object` until the instance is closed.
   void keep(std::shared_ptr<void> object) { kept_.push_back(std::move(object)); }
 
   void size_changed() const { size_changed_(); }
 
  private:
+  const std::shared_ptr<SharedPools> pools_;
   const std::shared_ptr<HandlerLibrary> library_;
   const std::string device_name_;
   const std::function<void()> size_changed_;
   void* instance_ = nullptr;
   std::vector<std::shared_ptr<void>> kept_;
+  std::optional<WorkerPool::Client> workers_;
 };
 
 }  // namespace ublk_runner

@@ -21,11 +21,12 @@ namespace ublk_runner {
 namespace {
 
 // Those of handler.h that are no key of a device yet.
-constexpr std::array<std::string_view, 6> kReserved = {
-    "workers", "buffer", "zero_copy", "recovery", "recovery_timeout", "io_timeout"};
+constexpr std::array<std::string_view, 4> kReserved = {"zero_copy", "recovery", "recovery_timeout",
+                                                       "io_timeout"};
 
 constexpr uint32_t kMaxOptions = 1024;
 constexpr uint32_t kMaxRequestPrivate = 64 << 10;
+constexpr uint32_t kHandlerFlags = UBLK_HANDLER_MOVES_DATA;
 constexpr uint32_t kOptionFlags = UBLK_OPTION_REQUIRED | UBLK_OPTION_SECRET;
 
 // The least that makes a table, or an option, one.
@@ -133,7 +134,9 @@ void check_handler_table(const ublk_handler& handler, std::string_view name) {
     fail("malformed handler: request_private_size is " +
          std::to_string(handler.request_private_size) + ", expected at most " +
          std::to_string(kMaxRequestPrivate));
-  if (handler.flags != 0) fail("malformed handler: unknown flags");
+  if (handler.flags & ~kHandlerFlags) fail("malformed handler: unknown flags");
+  if ((handler.alloc_io_buffer == nullptr) != (handler.free_io_buffer == nullptr))
+    fail("malformed handler: it has only one of alloc_io_buffer and free_io_buffer");
   check_options(handler);
 }
 

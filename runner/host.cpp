@@ -82,6 +82,18 @@ void host_cancel_timer(ublk_queue* queue, ublk_timer* timer) {
 // The size itself is asked for again, by geometry(), so that one place checks it.
 void host_size_changed(ublk_device* device, uint64_t) { instance_of(device).size_changed(); }
 
+int32_t host_read_data(const ublk_request* request, void* to, uint32_t length, uint32_t offset) {
+  return DeviceQueue::read_data(*request, to, length, offset);
+}
+int32_t host_write_data(const ublk_request* request, const void* from, uint32_t length,
+                        uint32_t offset) {
+  return DeviceQueue::write_data(*request, from, length, offset);
+}
+int32_t host_move_on_ring(ublk_queue* queue, const ublk_request* request, void* memory,
+                          uint32_t length, uint32_t offset, ublk_event* event) {
+  return queue_of(queue).move_on_ring(*request, memory, length, offset, *event);
+}
+
 void host_queue_closed(ublk_queue* queue) { queue_of(queue).handler_closed(); }
 uint32_t host_queue_index(const ublk_queue* queue) { return queue_of(queue).index(); }
 void* host_queue_data(const ublk_queue* queue) { return queue_of(queue).handler_data(); }
@@ -98,6 +110,9 @@ constexpr ublk_host kHost = {
     .cancel_timer = host_cancel_timer,
     .size_changed = host_size_changed,
     .queue_closed = host_queue_closed,
+    .read_data = host_read_data,
+    .write_data = host_write_data,
+    .move_on_ring = host_move_on_ring,
     .queue_index = host_queue_index,
     .queue_data = host_queue_data,
 };

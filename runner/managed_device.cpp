@@ -89,15 +89,13 @@ Task<T> ManagedDevice::wait_for_handler(Completion<T> answer, Milliseconds limit
 // handler's close(), nor must this one.
 static std::shared_ptr<HandlerInstance> open_instance(const std::string& handler_dir,
                                                       const DeviceConfig& config,
+                                                      std::shared_ptr<SharedPools> pools,
                                                       std::function<void()> size_changed,
                                                       const std::shared_ptr<JobPool>& jobs,
                                                       std::function<void()> closed) {
   std::shared_ptr<HandlerLibrary> library = HandlerLibrary::load(handler_dir, config.handler);
-  if (library->handler().model == UBLK_MODEL_WORKERS)
-    throw std::runtime_error(library->path() +
-                             ": it wants worker threads, which this version does not have");
-  auto instance =
-      std::make_unique<HandlerInstance>(std::move(library), config, std::move(size_changed));
+  auto instance = std::make_unique<HandlerInstance>(std::move(library), config, std::move(pools),
+                                                    std::move(size_changed));
   return {instance.release(), [jobs, closed = std::move(closed)](HandlerInstance* last) {
             jobs->push([last, closed] {
               delete last;
@@ -117,15 +115,19 @@ Task<> ManagedDevice::open_handler() {
   const auto on_closed = [context, closed = instance_closed_] {
     context.post([closed] { closed.set(); });
   };
-  const auto opening = services_.jobs->run(
-      [dir = services_.handler_dir, config = config_, on_size_changed, jobs = services_.jobs,
-       on_closed] { return open_instance(dir, config, on_size_changed, jobs, on_closed); });
+  const auto opening =
+      services_.jobs->run([dir = services_.handler_dir, config = config_, pools = services_.pools,
+                           on_size_changed, jobs = services_.jobs, on_closed] {
+        return open_instance(dir, config, pools, on_size_changed, jobs, on_closed);
+      });
   instance_ = co_await wait_for_handler(opening, kOpenLimit, "open");
 
   const auto describing = services_.jobs->run([i = instance_] { return i->geometry(); });
   const ublk_geometry geometry = co_await wait_for_handler(describing, kGeometryLimit, "geometry");
   params_ = checked_params(geometry);
   max_queues_ = geometry.max_queues;
+  if (geometry.model == UBLK_MODEL_WORKERS)
+    instance_->use_workers(config_.workers != 0 ? config_.workers : geometry.workers);
 
   const auto fencing = services_.jobs->run([i = instance_] { i->fence(kFenceLimit); });
   co_await wait_for_handler(fencing, kFenceAnswerLimit, "fence");
@@ -147,6 +149,7 @@ Task<> ManagedDevice::add() {
       max_queues_ != 0 ? std::min(config_.queues, max_queues_) : config_.queues);
   wanted.queue_depth = static_cast<uint16_t>(config_.queue_depth);
   wanted.max_io_buf_bytes = params_.basic.max_sectors * abi::kSectorSize;
+  choose_buffers(wanted);
   const ublk::Command added = co_await services_.commands.run(ublk::Command::add(wanted));
   info_ = added.info();
   added_ = true;
@@ -156,6 +159,16 @@ Task<> ManagedDevice::add() {
         wanted.nr_hw_queues < config_.queues ? config_.handler.c_str() : "the CPUs");
   co_await services_.commands.run(ublk::Command::set_params(info_.dev_id, params_));
   node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
+}
+
+void ManagedDevice::choose_buffers(abi::DevInfo& wanted) {
+  const ublk_handler& handler = instance_->table();
+  ublk::BufferPool& pool = services_.pools->buffers();
+  const size_t max_io_size = wanted.max_io_buf_bytes;
+  buffers_ = choose_buffer_mode(config_.buffer, handler, services_.commands.features(),
+                                max_io_size * wanted.queue_depth * wanted.nr_hw_queues, pool);
+  pool_share_ = pool_share(buffers_.mode, handler, pool, max_io_size);
+  wanted.flags |= buffer_mode_flag(buffers_.mode);
 }
 
 void ManagedDevice::open_queue(uint16_t index) {
@@ -176,8 +189,9 @@ void ManagedDevice::open_queue(uint16_t index) {
   };
   events.closed = [context, closed = served.closed] { context.post([closed] { closed.set(); }); };
   served.queue = std::make_shared<DeviceQueue>(
-      DeviceQueue::Handler{instance_->table(), instance_->get(), name()}, thread, index,
-      info_.queue_depth, rules_from_params(params_), std::move(events));
+      DeviceQueue::Handler{instance_->table(), instance_->get(), name(), instance_->workers(),
+                           pool_share_},
+      thread, index, info_.queue_depth, rules_from_params(params_), std::move(events));
   instance_->keep(served.queue);
   // If the thread comes to it only after this device has given up, the node is gone by then.
   served.opened = thread.run(
@@ -208,10 +222,11 @@ Task<> ManagedDevice::start_disk() {
   services_.links.add(name(), node);
   linked_ = true;
   enter(State::kLive);
-  log(LogLevel::kInfo, name(), "%s: %s, %llu bytes, %u queues of %u", node.c_str(),
-      config_.handler.c_str(),
+  log(LogLevel::kInfo, name(), "%s: %s, %llu bytes, %u queues of %u, buffers: %s (%s)",
+      node.c_str(), config_.handler.c_str(),
       static_cast<unsigned long long>(params_.basic.dev_sectors) * abi::kSectorSize,
-      info_.nr_hw_queues, info_.queue_depth);
+      info_.nr_hw_queues, info_.queue_depth, buffer_mode_name(buffers_.mode),
+      buffers_.reason.c_str());
 }
 
 // ------------------------------------------------------------ while it lives --

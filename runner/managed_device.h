@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "async.h"
+#include "buffer_choice.h"
 #include "config.h"
 #include "control_commands.h"
 #include "device_links.h"
@@ -21,6 +22,7 @@
 #include "handler_instance.h"
 #include "job_pool.h"
 #include "queue_thread.h"
+#include "shared_pools.h"
 
 namespace ublk_runner {
 
@@ -30,6 +32,7 @@ struct DeviceServices {
   std::shared_ptr<JobPool> jobs;
   ControlCommands& commands;
   QueueThreads& threads;
+  std::shared_ptr<SharedPools> pools;
   DeviceLinks& links;
   std::string handler_dir;
 };
@@ -91,6 +94,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<> open_handler();
   ublk::abi::Params checked_params(const ublk_geometry& geometry) const;
   Task<> add();
+  void choose_buffers(ublk::abi::DevInfo& wanted);
   Task<> open_queues();
   void open_queue(uint16_t index);
   Task<> start_disk();
@@ -124,6 +128,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Completion<> instance_closed_;
   ublk::abi::Params params_{};
   uint32_t max_queues_ = 0;  // the handler's limit; 0: none
+  BufferChoice buffers_;
+  std::shared_ptr<ublk::BufferPool::Device> pool_share_;
   ublk::abi::DevInfo info_{};
   bool added_ = false;
   bool linked_ = false;

@@ -63,6 +63,8 @@ Task<> ManagedDevice::tear_down() {
   if (stopped) {
     node_.reset();
     co_await delete_device();
+    buffers_ = {};
+    pool_share_.reset();
     co_await close_handler();
     enter(State::kGone);
   } else {
@@ -158,6 +160,7 @@ Task<> ManagedDevice::fail_rest() {
   for (const Served& served : queues_) {
     const auto failing = served.queue->thread().run([queue = served.queue] {
       queue->refuse();
+      queue->thread().feeder().flush();  // what is not on its way to the workers can't be dropped
       return queue->abandon();
     });
     const bool in_time = co_await failing.within(services_.context, deadline.left());
@@ -168,6 +171,9 @@ Task<> ManagedDevice::fail_rest() {
         config_.handler.c_str(), unanswered, served.queue->index());
     unanswered_ = true;
   }
+  if (instance_->workers() == nullptr) co_return;
+  WorkerPool::ItemList queued = instance_->workers()->drop_queued();
+  while (WorkerPool::Item* item = queued.pop()) DeviceQueue::drop(*item);
 }
 
 void ManagedDevice::remove_link() {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cinttypes>
 #include <string>
 
 #include "block_signals.h"
@@ -35,10 +36,16 @@ constexpr uint64_t kMarkMask = uint64_t{0xffff} << 48;
 
 // --------------------------------------------------------------- one thread --
 
-QueueThread::QueueThread(const MainContext& context, unsigned index) : context_(context) {
+QueueThread::QueueThread(const MainContext& context, std::shared_ptr<SharedPools> pools,
+                         unsigned index)
+    : context_(context),
+      pools_(std::move(pools)),
+      index_(index),
+      feeder_(pools_->workers()),
+      buffers_(pools_->buffers(), *this) {
   std::promise<void> started;
   const BlockSignals block;
-  thread_ = std::thread([this, index, &started] { main(index, started); });
+  thread_ = std::thread([this, &started] { main(started); });
   try {
     started.get_future().get();
   } catch (...) {
@@ -50,13 +57,16 @@ QueueThread::QueueThread(const MainContext& context, unsigned index) : context_(
 QueueThread::~QueueThread() {
   post([this] { ending_ = true; });
   thread_.join();
+  log(LogLevel::kDebug, {},
+      "I/O thread %u: %" PRIu64 " requests completed by other threads, %" PRIu64 " eventfd writes",
+      index_, ring_->remote_completions(), ring_->wakeups());
   ring_.reset();
   io_uring_queue_exit(&uring_);
 }
 
-void QueueThread::main(unsigned index, std::promise<void>& started) {
+void QueueThread::main(std::promise<void>& started) {
   try {
-    set_up(index);
+    set_up();
   } catch (...) {
     started.set_exception(std::current_exception());
     return;
@@ -65,8 +75,8 @@ void QueueThread::main(unsigned index, std::promise<void>& started) {
   serve();
 }
 
-void QueueThread::set_up(unsigned index) {
-  pthread_setname_np(pthread_self(), ("ublk-io/" + std::to_string(index)).c_str());
+void QueueThread::set_up() {
+  pthread_setname_np(pthread_self(), ("ublk-io/" + std::to_string(index_)).c_str());
   if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
     log(LogLevel::kDebug, {}, "PR_SET_IO_FLUSHER: %s", g_strerror(errno));
   const unsigned file_slots = ublk::Ring::init(&uring_, kCompletionEntries);
@@ -79,12 +89,13 @@ void QueueThread::set_up(unsigned index) {
   }
 }
 
-// Ring::run_once() with a look at visits_ between taking in completions and the sleep.
+// Ring::run_once() with more between taking in completions and the sleep.
 void QueueThread::serve() {
   RateLimit errors;
   while (!ending_) {
     ring_->prepare_wait();
     if (!visits_.empty()) visit_all();
+    feeder_.flush();
     const int rc = io_uring_submit_and_wait(&uring_, 1);
     ring_->wait_over();
     unsigned head;
@@ -106,6 +117,11 @@ void QueueThread::visit_all() {
   std::erase_if(visits_, [](const std::function<bool()>& visit) { return visit(); });
 }
 
+// A buffer has become free for a request of this thread.
+void QueueThread::call_soon() noexcept {
+  post([this] { buffers_.poll(); });
+}
+
 void QueueThread::dispatch(const io_uring_cqe& cqe) {
   if ((cqe.user_data & kMarkMask) == UBLK_EVENT_USER_DATA_MARK) {
     auto* event = reinterpret_cast<ublk_event*>(cqe.user_data & ~kMarkMask);
@@ -117,12 +133,16 @@ void QueueThread::dispatch(const io_uring_cqe& cqe) {
 
 // -------------------------------------------------------------- all threads --
 
-QueueThreads::QueueThreads(const MainContext& context, unsigned count)
-    : context_(context), count_(count != 0 ? count : std::min(allowed_cpus(), kMaxAutomatic)) {}
+QueueThreads::QueueThreads(const MainContext& context, std::shared_ptr<SharedPools> pools,
+                           unsigned count)
+    : context_(context),
+      pools_(std::move(pools)),
+      count_(count != 0 ? count : std::min(allowed_cpus(), kMaxAutomatic)) {}
 
 QueueThread& QueueThreads::next() {
   const unsigned index = next_;
-  if (index == threads_.size()) threads_.push_back(std::make_unique<QueueThread>(context_, index));
+  if (index == threads_.size())
+    threads_.push_back(std::make_unique<QueueThread>(context_, pools_, index));
   next_ = (index + 1) % count_;
   return *threads_[index];
 }

@@ -18,16 +18,17 @@
 #include "async.h"
 #include "main_context.h"
 #include "ring_timers.h"
+#include "shared_pools.h"
 
 namespace ublk_runner {
 
 // One thread and its ring. Made and destroyed by the control thread; the rest is said at each
 // function. Signals are blocked, it is pinned to no CPU, and it is marked for the kernel as a part
 // of the I/O path (PR_SET_IO_FLUSHER), so that its own allocations don't wait for its own disks.
-class QueueThread {
+class QueueThread final : private ublk::BufferPool::Waker {
  public:
   // Starts the thread and returns when its ring is there. Throws ublk::Error.
-  QueueThread(const MainContext& context, unsigned index);
+  QueueThread(const MainContext& context, std::shared_ptr<SharedPools> pools, unsigned index);
   // Ends the thread. No queue may be left on it.
   ~QueueThread();
   QueueThread(const QueueThread&) = delete;
@@ -46,18 +47,26 @@ class QueueThread {
   // The rest is for the thread itself.
   ublk::Ring& ring() { return *ring_; }
   RingTimers& timers() { return *timers_; }
+  ublk::BufferPool::Cache& buffers() { return buffers_; }
+  // What is added goes to the workers before the thread sleeps.
+  WorkerPool::Feeder& feeder() { return feeder_; }
   // Calls `visit` before each sleep of the thread, when it has taken in all that other threads have
   // completed, until it returns true.
   void before_sleep(std::function<bool()> visit) { visits_.push_back(std::move(visit)); }
 
  private:
-  void main(unsigned index, std::promise<void>& started);
-  void set_up(unsigned index);
+  void main(std::promise<void>& started);
+  void set_up();
   void serve();
   void visit_all();
+  void call_soon() noexcept override;
   void dispatch(const io_uring_cqe& cqe);
 
   const MainContext context_;
+  const std::shared_ptr<SharedPools> pools_;
+  const unsigned index_;
+  WorkerPool::Feeder feeder_;
+  ublk::BufferPool::Cache buffers_;
   // Made by the thread, kept until the object goes, so that a late post() is harmless.
   io_uring uring_{};
   std::optional<ublk::Ring> ring_;
@@ -72,7 +81,7 @@ class QueueThread {
 class QueueThreads {
  public:
   // `count` 0: as many as this process has CPUs, at most kMaxAutomatic.
-  QueueThreads(const MainContext& context, unsigned count);
+  QueueThreads(const MainContext& context, std::shared_ptr<SharedPools> pools, unsigned count);
 
   // The thread for the next queue: each in turn, so the queues of one device are spread, and so
   // are the devices. Starts it if it is the first to need it. Throws ublk::Error.
@@ -86,6 +95,7 @@ class QueueThreads {
   static constexpr unsigned kMaxAutomatic = 16;
 
   const MainContext context_;
+  const std::shared_ptr<SharedPools> pools_;
   const unsigned count_;
   unsigned next_ = 0;
   std::vector<std::unique_ptr<QueueThread>> threads_;  // started ones, by index

@@ -24,9 +24,10 @@ Runner::Runner(RunnerOptions options, GMainContext* context)
 Runner::~Runner() = default;
 
 void Runner::start(const Config& config, std::function<void(StartSummary)> done) {
-  threads_.emplace(context_, config.io_threads);
+  pools_ = SharedPools::make(context_, config.buffer_memory);
+  threads_.emplace(context_, pools_, config.io_threads);
   services_.emplace(
-      DeviceServices{context_, jobs_, commands_, *threads_, links_, options_.handler_dir});
+      DeviceServices{context_, jobs_, commands_, *threads_, pools_, links_, options_.handler_dir});
   for (const DeviceConfig& device : config.devices)
     devices_.push_back(std::make_shared<ManagedDevice>(*services_, device));
   tasks_.start(start_all(std::move(done)));

@@ -19,6 +19,7 @@
 #include "job_pool.h"
 #include "managed_device.h"
 #include "queue_thread.h"
+#include "shared_pools.h"
 
 namespace ublk_runner {
 
@@ -70,6 +71,7 @@ class Runner {
   const MainContext context_;
   const RunnerOptions options_;
   const std::shared_ptr<JobPool> jobs_;
+  std::shared_ptr<SharedPools> pools_;
   ControlCommands commands_;
   DeviceLinks links_;
   std::optional<QueueThreads> threads_;

@@ -21,17 +21,20 @@ class Null final : public ublk::Handler {
   static constexpr ublk_option kOptions[] = {
       ublk::size_option("size", "Size of the device, a multiple of 512 bytes.",
                         {.default_value = "250G", .minimum = 4096}),
+      ublk::choice_option("io", "inline|workers",
+                          "Whether requests are answered on the queue's thread or on workers.",
+                          {.default_value = "inline"}),
   };
 
-  // What a tag's buffer is known to hold. A tag keeps its buffer, so what one read has zeroed is
-  // still zero at the next, unless a write brought data in between.
+  // What a tag's own buffer is known to hold: what one read has zeroed is still zero at the next,
+  // unless a write brought data in between.
   struct Tag {
-    std::byte* buffer;
     uint32_t zeroes;  // so many bytes at its start are zero
   };
   static constexpr uint32_t kScratchSize = sizeof(Tag);
 
-  explicit Null(const ublk::OpenArgs& args) : size_(args.number("size")) {
+  explicit Null(const ublk::OpenArgs& args)
+      : size_(args.number("size")), on_workers_(args.text("io") == "workers") {
     if (size_ % kBlockSize != 0)
       throw std::invalid_argument("size is " + std::to_string(size_) +
                                   " bytes, expected a multiple of " + std::to_string(kBlockSize));
@@ -41,11 +44,12 @@ class Null final : public ublk::Handler {
     geometry.size = size_;
     geometry.logical_block_size = kBlockSize;
     geometry.flags |= UBLK_GEOMETRY_FUA;
+    if (on_workers_) geometry.model = UBLK_MODEL_WORKERS;
   }
 
   int read(ublk::Io& io) override {
     Tag& tag = io.scratch<Tag>();
-    if (tag.buffer != io.data()) tag = {.buffer = io.data(), .zeroes = 0};
+    if (!io.tag_buffer()) tag.zeroes = 0;
     if (tag.zeroes < io.length()) {
       std::memset(io.data() + tag.zeroes, 0, io.length() - tag.zeroes);
       tag.zeroes = io.length();
@@ -64,6 +68,7 @@ class Null final : public ublk::Handler {
 
  private:
   const uint64_t size_;
+  const bool on_workers_;
 };
 
 }  // namespace

@@ -117,6 +117,7 @@ struct Queue::Slot {
   Queue* queue = nullptr;
   std::byte* buffer = map_buffer();
   void* scratch = nullptr;
+  bool fresh = true;  // the buffer is another one than at the last request
 
   Slot() = default;
   Slot(const Slot&) = delete;
@@ -181,6 +182,22 @@ struct HostCalls {
 
   static void size_changed(ublk_device*, uint64_t) {}
   static void queue_closed(ublk_queue*) {}
+  // Every request has a buffer here.
+  static int32_t read_data(const ublk_request* request, void* to, uint32_t length,
+                           uint32_t offset) {
+    std::memcpy(to, static_cast<const std::byte*>(request->buffer) + offset, length);
+    return static_cast<int32_t>(length);
+  }
+  static int32_t write_data(const ublk_request* request, const void* from, uint32_t length,
+                            uint32_t offset) {
+    std::memcpy(static_cast<std::byte*>(request->buffer) + offset, from, length);
+    return static_cast<int32_t>(length);
+  }
+  static int32_t move_on_ring(ublk_queue*, const ublk_request* request, void* memory,
+                              uint32_t length, uint32_t offset, ublk_event*) {
+    return request->op == UBLK_OP_WRITE ? read_data(request, memory, length, offset)
+                                        : write_data(request, memory, length, offset);
+  }
   static uint32_t queue_index(const ublk_queue* queue) { return queue->queue->index_; }
   static void* queue_data(const ublk_queue* queue) { return queue->queue->data_; }
 
@@ -197,6 +214,9 @@ struct HostCalls {
         .cancel_timer = cancel_timer,
         .size_changed = size_changed,
         .queue_closed = queue_closed,
+        .read_data = read_data,
+        .write_data = write_data,
+        .move_on_ring = move_on_ring,
         .queue_index = queue_index,
         .queue_data = queue_data,
     };
@@ -233,6 +253,7 @@ void Queue::replace_buffer(uint16_t tag) {
   std::byte* const fresh = map_buffer();
   std::memset(fresh, 0xee, kBufferSize);
   munmap(std::exchange(slots_.at(tag)->buffer, fresh), kBufferSize);
+  slots_.at(tag)->fresh = true;
 }
 
 void Queue::start(uint16_t tag, ublk_op op, uint64_t offset, uint32_t length, uint32_t flags) {
@@ -245,6 +266,7 @@ void Queue::start(uint16_t tag, ublk_op op, uint64_t offset, uint32_t length, ui
   slot.request.offset = offset;
   slot.request.length = length;
   slot.request.flags = flags;
+  if (has_data && !std::exchange(slot.fresh, false)) slot.request.flags |= UBLK_REQUEST_TAG_BUFFER;
   slot.request.op = op;
   slot.request.tag = tag;
   slot.request.buffer = has_data ? slot.buffer : nullptr;
@@ -376,6 +398,8 @@ Device::Device(const std::string& handler, const Options& options, uint32_t open
         .max_discard_size = 1u << 30,
         .max_write_zeroes_size = 1u << 30,
         .max_queues = 0,
+        .model = table.model,
+        .workers = table.workers,
     };
     check(table.geometry(instance_, &geometry_));
     if (table.fence != nullptr)

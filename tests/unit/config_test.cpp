@@ -300,7 +300,8 @@ const BadConfig kBadKeys[] = {
     {"unknown_runner_key",
      runner("colour = red\n"),
      {at("conf:2",
-         "unknown key \"colour\" of [runner], expected io_threads, handler_dir or log_level")}},
+         "unknown key \"colour\" of [runner], expected io_threads, handler_dir, log_level or "
+         "buffer_memory")}},
     {"near_runner_key",
      runner("io_thread = 1\n"),
      {at("conf:2", "unknown key \"io_thread\" of [runner], expected io_threads")}},

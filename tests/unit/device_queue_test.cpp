@@ -128,7 +128,7 @@ class DeviceQueueTest : public testing::Test {
   ublk_handler table_{};
   Submit submit_ = [](ublk_request& r) { return static_cast<int>(r.length); };
   ublk_test::ScriptedDriver driver_{kDepth};
-  QueueThread thread_{MainContext(), 0};
+  QueueThread thread_{MainContext(), SharedPools::make(MainContext(), 64 << 20), 0};
   std::shared_ptr<DeviceQueue> queue_;
   std::promise<void> closed_promise_;
   bool opened_ = false;
@@ -147,7 +147,7 @@ TEST_F(DeviceQueueTest, AWholeResultIsCommitted) {
   EXPECT_EQ(r.op, UBLK_OP_WRITE);
   EXPECT_EQ(r.offset, 8192u);
   EXPECT_EQ(r.length, 12288u);
-  EXPECT_EQ(r.flags, UBLK_REQUEST_FUA);
+  EXPECT_EQ(r.flags, UBLK_REQUEST_FUA | UBLK_REQUEST_TAG_BUFFER);
   EXPECT_NE(r.buffer, nullptr);
 }
 

@@ -138,7 +138,7 @@ const BadTable kBadTables[] = {
     {"no_submit", [](Table& t) { t.handler.submit = nullptr; }, malformed("it has no submit")},
     {"model_0", [](Table& t) { t.handler.model = 0; }, malformed("unknown model 0")},
     {"model_4", [](Table& t) { t.handler.model = 4; }, malformed("unknown model 4")},
-    {"flags", [](Table& t) { t.handler.flags = 1; }, malformed("unknown flags")},
+    {"flags", [](Table& t) { t.handler.flags = 2; }, malformed("unknown flags")},
     {"scratch", [](Table& t) { t.handler.request_private_size = 65537; },
      malformed("request_private_size is 65537, expected at most 65536")},
     {"no_options", [](Table& t) { t.handler.options = nullptr; },

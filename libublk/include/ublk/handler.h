@@ -41,7 +41,8 @@
  * Threads: open, geometry, fence and close run on a thread that may block and
  * that is none of the queues'. queue_open, queue_close, events and timers run
  * on the queue's own thread, and so does submit, unless the model is
- * UBLK_MODEL_WORKERS. Two queues of one instance may be on different threads.
+ * UBLK_MODEL_WORKERS: then it runs on worker threads, several at a time, also
+ * for one queue. Two queues of one instance may be on different threads.
  *
  * Compatibility: this header describes ABI version 1. Structures only ever
  * grow at their end, and every structure that crosses the border carries its
@@ -90,6 +91,9 @@ enum {
   UBLK_REQUEST_FUA = 1u << 0,
   /* WRITE_ZEROES: the blocks must stay allocated (REQ_NOUNMAP). */
   UBLK_REQUEST_NO_UNMAP = 1u << 1,
+  /* READ or WRITE: buffer is the tag's own. It is where it was at the tag's last request, and since
+   * then nobody has written to it, but for the data of this WRITE. */
+  UBLK_REQUEST_TAG_BUFFER = 1u << 2,
 };
 
 /*
@@ -109,9 +113,10 @@ struct ublk_request {
   uint8_t reserved0;
   uint16_t tag; /* 0 .. queue depth - 1; no two requests of a queue share one */
   uint32_t reserved1;
-  /* READ: where to put length bytes. WRITE: where length bytes are. NULL for
-   * other operations. At least 4096-aligned. In copy mode (the only mode of
-   * this version) each tag keeps one buffer for the device's whole life. */
+  /* READ: where to put length bytes. WRITE: where length bytes are. NULL for other operations.
+   * Page-aligned, but for the rest of a request of which the handler has done a part. The memory
+   * is the runner's, unless the handler has alloc_io_buffer and the device is in copy mode. With
+   * UBLK_HANDLER_MOVES_DATA it may be NULL: the data is moved by the host's functions then. */
   void* buffer;
   /* ublk_handler.request_private_size bytes, 64-aligned, zeroed once when the
    * queue opens and left alone from then on: state for this I/O without an
@@ -140,7 +145,7 @@ enum {
  * configuration, checks type and range, and shows it in "ublkctl handlers NAME"
  * and in --help. These names are the runner's own and can't be used: handler,
  * queues, queue_depth, max_io_size, workers, buffer, zero_copy, recovery,
- * recovery_timeout, io_timeout, and all that begin with "ublk_".
+ * recovery_timeout, io_timeout, read_only, and all that begin with "ublk_".
  */
 struct ublk_option {
   const char* name;          /* [a-z][a-z0-9_]* */
@@ -254,6 +259,25 @@ struct ublk_host {
   /* Ends a queue_close that returned UBLK_PENDING. On the queue's thread. */
   void (*queue_closed)(struct ublk_queue* queue);
 
+  /*
+   * Move `length` bytes at `offset` within the request: read_data from the data of a WRITE to the
+   * handler's memory, write_data from there to the data of a READ. Any part, any number of times,
+   * any thread that may block for as long as a memcpy takes, until the request is completed. With
+   * a buffer of the runner they copy from and to that. Return `length` or -errno: EACCES, the
+   * wrong way for this operation; EINVAL, past the end; EALREADY, the request was completed.
+   */
+  int32_t (*read_data)(const struct ublk_request* request, void* to, uint32_t length,
+                       uint32_t offset);
+  int32_t (*write_data)(const struct ublk_request* request, const void* from, uint32_t length,
+                        uint32_t offset);
+  /*
+   * The same, whichever way the request goes, by an SQE on the queue's ring, so that it costs no
+   * system call. Returns UBLK_PENDING: then the event gets the bytes moved or -errno, and `memory`
+   * must stay until then. Otherwise it is done: `length` or -errno. On the queue's thread.
+   */
+  int32_t (*move_on_ring)(struct ublk_queue* queue, const struct ublk_request* request,
+                          void* memory, uint32_t length, uint32_t offset, struct ublk_event* event);
+
   /* The queue's number, 0 .. nr_queues - 1. Any thread. */
   uint32_t (*queue_index)(const struct ublk_queue* queue);
   /* What queue_open left in *queue_data. Any thread. */
@@ -306,7 +330,9 @@ struct ublk_geometry {
   uint32_t io_min;                /* preferred smallest I/O; power of two; default physical */
   uint32_t io_opt;                /* preferred I/O, power of two; 0: none */
   uint32_t max_io_size;           /* largest READ or WRITE the handler takes; default 0: any */
-  uint32_t dma_alignment;         /* a buffer's alignment, power of two up to 4096; default 4 */
+  uint32_t dma_alignment;         /* alignment of what users of the device read and write directly,
+                                     a power of two up to 4096; default 4. ublk_request.buffer
+                                     has its own alignment, whatever this is. */
   uint32_t max_segments;          /* pages pieces of one request; 0: the kernel's default */
   uint32_t max_segment_size;      /* 0: the kernel's default; else >= 4096 */
   uint32_t chunk_size;            /* requests never cross a multiple of it; 0: none */
@@ -315,6 +341,9 @@ struct ublk_geometry {
   uint32_t max_discard_size;      /* largest DISCARD; default 1 GiB */
   uint32_t max_write_zeroes_size; /* largest WRITE_ZEROES; default 1 GiB */
   uint32_t max_queues;            /* the handler's own limit; 0: none */
+  uint32_t model;                 /* enum ublk_model of this instance; default: the handler's.
+                                     Read once, after open. */
+  uint32_t workers;               /* WORKERS: default of the thread limit, as in ublk_handler */
 };
 
 enum ublk_model {
@@ -322,8 +351,17 @@ enum ublk_model {
   UBLK_MODEL_INLINE = 1,
   /* submit and events run on the queue's thread, must not block, and use the queue's ring. */
   UBLK_MODEL_RING = 2,
-  /* submit may block; the runner calls it on worker threads, several at a time. */
+  /* submit may block; the runner calls it on worker threads, several at a time. It must not use the
+   * ring or timers. */
   UBLK_MODEL_WORKERS = 3,
+};
+
+/* Bits of ublk_handler.flags. */
+enum {
+  /* The data of reads and writes is moved by host->read_data, write_data and move_on_ring, from and
+   * to memory of the handler's own. The runner then chooses user-copy mode, where the kernel has
+   * it, and the data is copied once. */
+  UBLK_HANDLER_MOVES_DATA = 1u << 0,
 };
 
 /* A handler's table. Zero what you do not use: an absent callback is a feature not offered. */
@@ -342,7 +380,7 @@ struct ublk_handler {
   uint32_t model;                /* enum ublk_model */
   uint32_t request_private_size; /* bytes of ublk_request.scratch, at most 64 KiB */
   uint32_t workers;              /* WORKERS: default of a device's thread limit; 0: the runner's */
-  uint32_t flags;                /* none yet: 0 */
+  uint32_t flags;                /* UBLK_HANDLER_* */
 
   /* Opens an instance. Returns 0 and sets *instance, or -errno (after host->set_error). On failure
    * nothing may be left behind: close is not called. May block. Required. */
@@ -383,11 +421,23 @@ struct ublk_handler {
    *   WRITE_ZEROES:         0.
    *   failure of any:       -errno, which the user of the device sees as EIO, ENOSPC, ...
    *
-   * FLUSH: every write that completed before the FLUSH was submitted is on stable storage when it
-   * completes. Requests have no other order: two of them in flight may be done either way round.
-   * Required.
+   * FLUSH: every write that completed before the FLUSH was submitted, on any queue, is on stable
+   * storage when it completes. Requests have no other order: two of them in flight may be done
+   * either way round, and who needs an order (a file system's barrier) waits for the first before
+   * it sends the second. So with UBLK_MODEL_WORKERS a FLUSH need not wait for writes that other
+   * threads are still at. Required.
    */
   int (*submit)(void* instance, struct ublk_queue* queue, struct ublk_request* request);
+
+  /*
+   * Copy mode: the handler's own memory for the data of a tag, `bytes` long and page-aligned, which
+   * all requests of the tag use; memory that a network card can send from, say. Both on the queue's
+   * thread, after queue_open and before queue_close. alloc_io_buffer returns NULL if there is none:
+   * then the device does not start. Absent, both of them: the runner's memory.
+   */
+  void* (*alloc_io_buffer)(void* instance, struct ublk_queue* queue, uint16_t tag, size_t bytes);
+  void (*free_io_buffer)(void* instance, struct ublk_queue* queue, uint16_t tag, void* buffer,
+                         size_t bytes);
 };
 
 #define UBLK_HANDLER_HEADER \

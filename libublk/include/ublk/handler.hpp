@@ -166,7 +166,8 @@ class HandlerQueue {
 // the Io itself is gone when the function returns) and return UBLK_PENDING.
 class Io {
  public:
-  Io(ublk_queue* queue, ublk_request& request) : queue_(queue), request_(request) {}
+  Io(const ublk_host& host, ublk_queue* queue, ublk_request& request)
+      : host_(host), queue_(queue), request_(request) {}
 
   uint64_t id() const { return request_.id; }
   uint64_t offset() const { return request_.offset; }  // bytes
@@ -174,8 +175,21 @@ class Io {
   bool fua() const { return request_.flags & UBLK_REQUEST_FUA; }
   bool no_unmap() const { return request_.flags & UBLK_REQUEST_NO_UNMAP; }
   std::byte* data() const { return static_cast<std::byte*>(request_.buffer); }
+  // data() is the tag's own: see UBLK_REQUEST_TAG_BUFFER.
+  bool tag_buffer() const { return request_.flags & UBLK_REQUEST_TAG_BUFFER; }
   ublk_queue* queue() const { return queue_; }
   ublk_request& request() const { return request_; }
+
+  // With kMovesData: see ublk_host.read_data, write_data and move_on_ring.
+  int read_data(void* to, uint32_t length, uint32_t offset) const {
+    return host_.read_data(&request_, to, length, offset);
+  }
+  int write_data(const void* from, uint32_t length, uint32_t offset) const {
+    return host_.write_data(&request_, from, length, offset);
+  }
+  int move_on_ring(void* memory, uint32_t length, uint32_t offset, ublk_event& event) const {
+    return host_.move_on_ring(queue_, &request_, memory, length, offset, &event);
+  }
 
   // The tag's own state: kScratchSize bytes that were zero when the queue opened.
   template <class T>
@@ -185,6 +199,7 @@ class Io {
   }
 
  private:
+  const ublk_host& host_;
   ublk_queue* queue_;
   ublk_request& request_;
 };
@@ -214,6 +229,16 @@ class Handler {
     return 0;
   }
 
+  // Memory of the handler's own for a tag's data, in copy mode; see ublk_handler.alloc_io_buffer.
+  // Override both or none.
+  virtual void* alloc_io_buffer(HandlerQueue queue, uint16_t tag, size_t bytes) {
+    (void)queue, (void)tag, (void)bytes;
+    return nullptr;
+  }
+  virtual void free_io_buffer(HandlerQueue queue, uint16_t tag, void* buffer, size_t bytes) {
+    (void)queue, (void)tag, (void)buffer, (void)bytes;
+  }
+
   // Each returns a final result, or UBLK_PENDING; see ublk_handler.submit.
   virtual int read(Io& io) = 0;
   virtual int write(Io&) { return -EROFS; }
@@ -239,6 +264,10 @@ concept HasScratch = requires {
 template <class T>
 concept HasWorkers = requires {
   T::kWorkers;
+};
+template <class T>
+concept MovesData = requires {
+  requires T::kMovesData;
 };
 template <class T>
 concept HasVersion = requires {
@@ -284,6 +313,7 @@ class Adapter {
     table.model = T::kModel;
     if constexpr (HasScratch<T>) table.request_private_size = T::kScratchSize;
     if constexpr (HasWorkers<T>) table.workers = T::kWorkers;
+    if constexpr (MovesData<T>) table.flags |= UBLK_HANDLER_MOVES_DATA;
     table.open = open;
     table.close = close;
     table.geometry = geometry;
@@ -293,6 +323,11 @@ class Adapter {
     table.queue_open = queue_open;
     table.queue_close = queue_close;
     table.submit = submit;
+    if constexpr (!std::is_same_v<decltype(&T::alloc_io_buffer),
+                                  void* (Handler::*)(HandlerQueue, uint16_t, size_t)>) {
+      table.alloc_io_buffer = alloc_io_buffer;
+      table.free_io_buffer = free_io_buffer;
+    }
     return table;
   }
 
@@ -352,10 +387,25 @@ class Adapter {
     }
   }
 
+  static void* alloc_io_buffer(void* instance, ublk_queue* queue, uint16_t tag, size_t bytes) {
+    Instance& i = self(instance);
+    try {
+      return i.handler.alloc_io_buffer(HandlerQueue(*i.host, queue), tag, bytes);
+    } catch (...) {
+      return nullptr;
+    }
+  }
+  static void free_io_buffer(void* instance, ublk_queue* queue, uint16_t tag, void* buffer,
+                             size_t bytes) {
+    Instance& i = self(instance);
+    i.handler.free_io_buffer(HandlerQueue(*i.host, queue), tag, buffer, bytes);
+  }
+
   // The calls are qualified, so the compiler sees T's own functions and may inline them.
   static int submit(void* instance, ublk_queue* queue, ublk_request* request) {
-    T& handler = self(instance).handler;
-    Io io(queue, *request);
+    Instance& i = self(instance);
+    T& handler = i.handler;
+    Io io(*i.host, queue, *request);
     try {
       switch (request->op) {
         case UBLK_OP_READ:
