@@ -193,7 +193,7 @@ void DeviceQueue::serve(Tag& tag) {
       complain("returned a result from submit for a request that it had completed", tag, result);
       return;
     }
-    if (!settle(tag, result)) return;
+    if (!settle(tag, result, nullptr)) return;
     take_rest(tag);
   }
 }
@@ -227,7 +227,7 @@ void DeviceQueue::run_on_worker(WorkerPool::Item& item) noexcept {
   const int result = queue.submit_(queue.instance_, &queue, &tag.request);
   if (result == UBLK_PENDING) return;
   if (claim(tag, submission)) [[likely]]
-    queue.settle_elsewhere(tag, result);
+    queue.settle_elsewhere(tag, result, &WorkerPool::wakeups());
   else
     queue.complain("returned a result from submit for a request that it had completed", tag,
                    result);
@@ -260,25 +260,25 @@ bool DeviceQueue::claim(Tag& tag, uint16_t submission) {
 
 // Takes the result of a claimed submission. True if a rest is to be submitted; else the request is
 // completed, and the tag may have its next one.
-bool DeviceQueue::settle(Tag& tag, int result) {
+bool DeviceQueue::settle(Tag& tag, int result, ublk::WakeupBatch* wakeups) {
   if (result >= 0 && !tag.has_data) {
-    tag.whole.complete(0);
+    tag.whole.complete(0, wakeups);
     return false;
   }
   if (result > 0 && static_cast<uint32_t>(result) <= tag.left) {
     tag.left -= static_cast<uint32_t>(result);
     if (tag.left != 0) return true;
     if (copies_ && tag.request.op == UBLK_OP_READ)
-      finish_copied_read(tag, static_cast<int>(tag.length));
+      finish_copied_read(tag, static_cast<int>(tag.length), wakeups);
     else
-      tag.whole.complete(static_cast<int>(tag.length));
+      tag.whole.complete(static_cast<int>(tag.length), wakeups);
     return false;
   }
   if (result > 0 || result < -kMaxErrno) {
     complain("gave a result that is none", tag, result);
     result = -EIO;
   }
-  tag.whole.complete(result == 0 ? -EIO : result);
+  tag.whole.complete(result == 0 ? -EIO : result, wakeups);
   return false;
 }
 
@@ -290,14 +290,14 @@ int DeviceQueue::complete(uint64_t request_id, int32_t result) noexcept {
     queue.complain("completed a request that was not waiting", tag, result);
     return -EALREADY;
   }
-  queue.settle_elsewhere(tag, result);
+  queue.settle_elsewhere(tag, result, nullptr);
   return 0;
 }
 
 // A rest is never submitted from here, not even on the queue's thread: handlers don't expect
 // submit() inside of complete(), and it could go on like that as deep as the request is long.
-void DeviceQueue::settle_elsewhere(Tag& tag, int result) {
-  if (!settle(tag, result)) [[likely]]
+void DeviceQueue::settle_elsewhere(Tag& tag, int result, ublk::WakeupBatch* wakeups) {
+  if (!settle(tag, result, wakeups)) [[likely]]
     return;
   try {
     thread_.post([this, &tag] { serve_rest(tag); });

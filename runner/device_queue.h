@@ -141,8 +141,8 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void start(Tag& tag);
   void serve(Tag& tag);
   void serve_rest(Tag& tag);
-  bool settle(Tag& tag, int result);
-  void settle_elsewhere(Tag& tag, int result);
+  bool settle(Tag& tag, int result, ublk::WakeupBatch* wakeups);
+  void settle_elsewhere(Tag& tag, int result, ublk::WakeupBatch* wakeups);
   void take_rest(Tag& tag);
   void close_handler_queue();
   void complain(const char* what, const Tag& tag, int result);
@@ -161,7 +161,7 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void copy_on_ring(Tag& tag);
   void copied(Tag& tag, int result);
   int copy_here(Tag& tag);
-  void finish_copied_read(Tag& tag, int result);
+  void finish_copied_read(Tag& tag, int result, ublk::WakeupBatch* wakeups);
   static std::byte* buffer_at(const Tag& tag, uint32_t offset);
   off_t position(const Tag& tag, uint32_t offset) const;
 

@@ -58,8 +58,9 @@ QueueThread::~QueueThread() {
   post([this] { ending_ = true; });
   thread_.join();
   log(LogLevel::kDebug, {},
-      "I/O thread %u: %" PRIu64 " requests completed by other threads, %" PRIu64 " eventfd writes",
-      index_, ring_->remote_completions(), ring_->wakeups());
+      "I/O thread %u: %" PRIu64 " turns, %" PRIu64 " requests completed by other threads, %" PRIu64
+      " eventfd writes",
+      index_, turns_, ring_->remote_completions(), ring_->wakeups());
   ring_.reset();
   io_uring_queue_exit(&uring_);
 }
@@ -97,6 +98,7 @@ void QueueThread::serve() {
     if (!visits_.empty()) visit_all();
     feeder_.flush();
     const int rc = io_uring_submit_and_wait(&uring_, 1);
+    ++turns_;
     ring_->wait_over();
     unsigned head;
     unsigned count = 0;

@@ -73,6 +73,7 @@ class QueueThread final : private ublk::BufferPool::Waker {
   std::optional<RingTimers> timers_;
   std::vector<std::function<bool()>> visits_;
   bool ending_ = false;
+  uint64_t turns_ = 0;  // of the loop, ever
   std::thread thread_;
 };
 

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: MIT
 #include "worker_pool.h"
 
+#include <fcntl.h>
 #include <sys/prctl.h>
+#include <ublk/unique_fd.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <new>
+#include <string>
 #include <system_error>
 #include <utility>
 
 #include "block_signals.h"
 #include "log.h"
+#include "thread_time.h"
 
 namespace ublk_runner {
 
@@ -27,9 +33,12 @@ constexpr int kAverageOver = 8;
 constexpr WorkerPool::Nanoseconds kLongestCounted = WorkerPool::kWorthWaking * kAverageOver;
 
 // After that long without need the watcher sleeps: seldom enough that waking it again is no cost.
-constexpr int kQuietLooks = 20;
+constexpr int kQuietLooks = 5;
+constexpr WorkerPool::Nanoseconds kLongestWatchInterval = 8 * WorkerPool::kWatchInterval;
 
 constexpr std::chrono::milliseconds kRetryStart{100};
+
+thread_local ublk::WakeupBatch* own_wakeups = nullptr;
 
 }  // namespace
 
@@ -38,37 +47,27 @@ struct WorkerPool::Worker {
   explicit Worker(WorkerPool& of) : pool(of) {}
   WorkerPool& pool;
   std::list<Worker>::iterator position;
-  std::condition_variable ordered;  // `order` is set; or the pool ends
-  Order order = Order::kNone;       // what to do next
-  bool soon = false;                // runs an item, and counts in soon_
-  Client* client = nullptr;         // whose item runs
-  Clock::time_point started;        // since then
+  std::condition_variable ordered;   // `order` is set; or the pool ends
+  Order order = Order::kNone;        // what to do next
+  bool soon = false;                 // runs an item, and counts in soon_
+  Client* client = nullptr;          // whose item runs
+  Clock::time_point started;         // since then
+  std::atomic<bool> in_item{false};  // of run(); the only one that changes without the mutex
+  ublk::UniqueFd stat;               // its /proc/self/task/ID/stat
+  ublk::WakeupBatch wakeups;         // has a lock of its own
 };
 
 // ------------------------------------------------------------------- threads --
 
 WorkerPool::WorkerPool(const WorkerPoolOptions& options) : options_(options) {}
 
-WorkerPool::~WorkerPool() { await_end(Clock::time_point::max()); }
-
-bool WorkerPool::end(std::unique_ptr<WorkerPool> pool, std::chrono::milliseconds limit) {
-  const bool ended = pool->await_end(Clock::now() + limit);
-  if (!ended) static_cast<void>(pool.release());
-  return ended;
-}
-
-bool WorkerPool::await_end(Clock::time_point deadline) {
+WorkerPool::~WorkerPool() {
   std::unique_lock lock(mutex_);
   ending_ = true;
   for (Worker& worker : idle_) worker.ordered.notify_one();
   if (watcher_ != nullptr) watcher_->ordered.notify_one();
-  const auto all_gone = [this] { return threads_ == 0; };
-  if (deadline == Clock::time_point::max())
-    ended_.wait(lock, all_gone);
-  else if (!ended_.wait_until(lock, deadline, all_gone))
-    return false;
-  if (std::exchange(has_last_gone_, false)) pthread_join(last_gone_, nullptr);
-  return true;
+  ended_.wait(lock, [this] { return threads_ == 0; });
+  if (has_last_gone_) pthread_join(last_gone_, nullptr);
 }
 
 WorkerPool::Statistics WorkerPool::statistics() const {
@@ -130,6 +129,9 @@ void WorkerPool::main(Worker& self) {
   pthread_setname_np(pthread_self(), "ublk-work");
   // A container may refuse it; then it has to go without.
   prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+  own_wakeups = &self.wakeups;
+  const std::string stat = "/proc/self/task/" + std::to_string(gettid()) + "/stat";
+  self.stat.reset(open(stat.c_str(), O_RDONLY | O_CLOEXEC));
 
   std::unique_lock lock(mutex_);
   ++threads_started_;
@@ -264,41 +266,64 @@ bool WorkerPool::sleep(std::unique_lock<std::mutex>& lock, Worker& self) {
 }
 
 void WorkerPool::watch(std::unique_lock<std::mutex>& lock, Worker& self) {
-  auto next_look = Clock::now() + kWatchInterval;
+  auto interval = kWatchInterval;
+  auto next_look = Clock::now() + interval;
   for (int quiet = 0; quiet < kQuietLooks && !ending_;) {
     const auto status = self.ordered.wait_until(lock, next_look);
-    if (self.order == Order::kWork) return;
+    if (self.order == Order::kWork) break;
     if (status == std::cv_status::no_timeout) continue;
     const auto now = Clock::now();
-    next_look = now + kWatchInterval;
-    find_long_items(now);
+    interval =
+        find_long_items(now) ? kWatchInterval : std::min(2 * interval, kLongestWatchInterval);
+    next_look = now + interval;
     if (wanted() > coming()) {
       give(self, Order::kWork);
-      return;
+      break;
     }
     const bool needed = std::exchange(watch_wanted_, false) || !ready_.empty();
     quiet = needed ? 0 : quiet + 1;
   }
-  watcher_ = nullptr;
-  self.order = Order::kNone;
+  if (self.order == Order::kWatch) {
+    watcher_ = nullptr;
+    self.order = Order::kNone;
+  }
+  // Nobody sees to those any more; they were kept back while somebody did.
+  for (Worker& worker : active_) worker.wakeups.flush();
 }
 
+// Wake-ups may wait for the next item of a chain: there is one, and somebody watches it.
+bool WorkerPool::may_keep_wakeups(Clock::time_point since, Clock::time_point now) const {
+  return watcher_ != nullptr && !ready_.empty() && !ending_ && now - since < kWorthWaking &&
+         ready_.front()->average_ < kWorthWaking / 2;
+}
+
+ublk::WakeupBatch& WorkerPool::wakeups() { return *own_wakeups; }
+
 // Running items that were thought to be short and are not, or not any more.
-void WorkerPool::find_long_items(Clock::time_point now) {
+bool WorkerPool::find_long_items(Clock::time_point now) {
+  bool found = false;
   for (Worker& worker : active_) {
-    if (!worker.soon || now - worker.started < kWorthWaking) continue;
+    if (now - worker.started < kWorthWaking) continue;
+    worker.wakeups.flush();
+    if (!worker.soon || !worker.in_item.load(std::memory_order_relaxed) ||
+        wants_cpu(worker.stat.get()))
+      continue;
     worker.soon = false;
     --soon_;
     Client& client = *worker.client;
     client.average_ = std::max(client.average_, kWorthWaking);
     update(client);
+    found = true;
   }
+  return found;
 }
 
 // --------------------------------------------------------------------- items --
 
 void WorkerPool::work(std::unique_lock<std::mutex>& lock, Worker& self) {
   auto now = Clock::now();
+  auto last_flush = now;
+  OccupiedTime occupied(kWorthWaking);
   while (!ready_.empty() && !ending_) {
     Item& item = take(self, now);
     const Call next = call_if_wanted();
@@ -306,9 +331,22 @@ void WorkerPool::work(std::unique_lock<std::mutex>& lock, Worker& self) {
     if (deliver(next)) now = Clock::now();
     item.run(item);
     const auto end = Clock::now();
-    lock.lock();
-    finish(self, end - now);
+    self.in_item.store(false, std::memory_order_relaxed);
+    const std::optional<Nanoseconds> duration = occupied.of(end - now);
+    if (!lock.try_lock()) {
+      occupied.slept_elsewhere();
+      lock.lock();
+    }
+    finish(self, duration);
     now = end;
+    if (!self.wakeups.pending()) {
+      last_flush = now;
+    } else if (!may_keep_wakeups(last_flush, now)) {
+      lock.unlock();
+      self.wakeups.flush();
+      last_flush = now = Clock::now();
+      lock.lock();
+    }
   }
 }
 
@@ -322,16 +360,18 @@ WorkerPool::Item& WorkerPool::take(Worker& worker, Clock::time_point now) {
   ++running_;
   worker.client = &client;
   worker.started = now;
+  worker.in_item.store(true, std::memory_order_relaxed);
   worker.soon = client.average_ < kWorthWaking;
   if (worker.soon) ++soon_;
   update(client);
   return item;
 }
 
-void WorkerPool::finish(Worker& worker, Nanoseconds duration) {
+void WorkerPool::finish(Worker& worker, std::optional<Nanoseconds> duration) {
   Client& client = *worker.client;
   if (std::exchange(worker.soon, false)) --soon_;
-  client.average_ += (std::min(duration, kLongestCounted) - client.average_) / kAverageOver;
+  if (duration.has_value())
+    client.average_ += (std::min(*duration, kLongestCounted) - client.average_) / kAverageOver;
   --running_;
   if (--client.running_ == 0) client.returned_.notify_all();
   update(client);

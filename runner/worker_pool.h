@@ -32,9 +32,15 @@
 // so flush() wakes one at most.
 //
 // The average can be wrong: the item that was to be short hangs. So while items wait for a thread
-// that is busy, one idle thread watches: every kWatchInterval it looks at the running items, and
-// those that have turned out to be long count as such from then on. What waits behind an item that
-// blocks for the first time therefore waits for about kWatchInterval, and then not any more.
+// that is busy, one idle thread watches: it looks at the running items, every kWatchInterval at
+// first and less often while it finds nothing, up to 8 times that, and those that have turned out
+// to block count as long from then on. What waits behind an item that blocks for the first time
+// therefore waits for some milliseconds, and then not any more. Time in which a thread wanted to
+// run and had no CPU does not make its item long: more threads would only make it worse.
+//
+// Requests that items complete by wakeups() wake their ring's thread once for a chain of short
+// items; the thread that watches sees to it that an item which hangs in such a chain does not keep
+// a wake-up back.
 //
 // Nothing is allocated for an item. Adding one takes no lock, flush() takes one for all, and a
 // thread takes one for each item it runs.
@@ -42,6 +48,7 @@
 #define UBLK_RUNNER_WORKER_POOL_H
 
 #include <pthread.h>
+#include <ublk/wakeup.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -50,6 +57,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "rate_limit.h"
 
@@ -99,7 +107,7 @@ class WorkerPool {
     uint64_t threads_refused;  // by the system, ever
   };
 
-  static constexpr Nanoseconds kWorthWaking{50'000};
+  static constexpr Nanoseconds kWorthWaking{100'000};
   static constexpr Nanoseconds kWatchInterval{500'000};
 
   explicit WorkerPool(const WorkerPoolOptions& options = {});
@@ -108,11 +116,8 @@ class WorkerPool {
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
 
-  // For the end of the process, when items may hang: starts no item any more and waits up to
-  // `limit` for the running ones. If all threads have ended the pool is destroyed, for which all
-  // clients must have gone; else false, and it is left behind with its threads, and what they use
-  // must be left as well. No feeder may be used from here on.
-  static bool end(std::unique_ptr<WorkerPool> pool, std::chrono::milliseconds limit);
+  // For an item's run(): the wake-ups of its thread, which are flushed soon after it.
+  static ublk::WakeupBatch& wakeups();
 
   Statistics statistics() const;  // any thread
 
@@ -137,8 +142,9 @@ class WorkerPool {
   void give(Worker& worker, Order order);
   void cancel(Worker& worker);
   Item& take(Worker& worker, Clock::time_point now);
-  void finish(Worker& worker, Nanoseconds duration);
-  void find_long_items(Clock::time_point now);
+  void finish(Worker& worker, std::optional<Nanoseconds> duration);
+  bool find_long_items(Clock::time_point now);
+  bool may_keep_wakeups(Clock::time_point since, Clock::time_point now) const;
   // With mutex_ held, which they release meanwhile:
   void work(std::unique_lock<std::mutex>& lock, Worker& self);
   bool await_order(std::unique_lock<std::mutex>& lock, Worker& self);
@@ -148,13 +154,13 @@ class WorkerPool {
   bool deliver(Call call);
   int start(Worker& worker) const;
   void main(Worker& self);
-  bool await_end(Clock::time_point deadline);
 
   const WorkerPoolOptions options_;
   RateLimit complaints_;
 
-  // Guards all below, all of the clients and all of the workers. A leaf: with it held nothing is
-  // called but the functions above, and no thread is woken or started, but for the first one. What
+  // Guards all below, all of the clients and all of the workers. A leaf, but for that of a
+  // WakeupBatch: with it held nothing is called but the functions above, and no thread of the pool
+  // is woken or started, but for the first one. What
   // was written before flush() is seen by run(), for both take it.
   mutable std::mutex mutex_;
 

@@ -2,7 +2,6 @@
 #include "ublk/ring.h"
 
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -44,9 +43,10 @@ unsigned Ring::init(io_uring* uring, unsigned cq_entries) {
 }
 
 Ring::Ring(io_uring* uring, unsigned file_slots)
-    : uring_(uring), thread_(pthread_self()), file_slots_(file_slots) {
-  wakeup_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!wakeup_fd_) throw Error(errno, "eventfd");
+    : uring_(uring),
+      thread_(pthread_self()),
+      wakeup_(std::make_shared<internal::Wakeup>()),
+      file_slots_(file_slots) {
   arm_wakeup_poll();
 }
 
@@ -155,8 +155,9 @@ void Ring::handle(uint64_t user_data, int result, uint32_t flags) {
 // the list and whether the ring's thread may sleep. That thread goes to sleep only if its exchange
 // turns "empty" into "asleep"; a completion from another thread comes in the word's order either
 // before that exchange, which then fails, or after it, and then sees "asleep" and writes the
-// eventfd. Only one thread can replace "asleep", so a batch costs one write.
-void Ring::push_completed(Slot& slot) {
+// eventfd, or leaves it to its WakeupBatch. Only one thread can replace "asleep", so a batch costs
+// one write.
+void Ring::push_completed(Slot& slot, WakeupBatch* batch) {
   uintptr_t head = completed_.load(std::memory_order_relaxed);
   do {
     slot.next = head == kAsleep ? nullptr : reinterpret_cast<Slot*>(head);
@@ -165,7 +166,11 @@ void Ring::push_completed(Slot& slot) {
                                              std::memory_order_release, std::memory_order_relaxed));
   // Nothing of the slot or the ring's queues may be touched from here on: the request may be
   // committed already.
-  if (head == kAsleep) wake();
+  if (head != kAsleep) return;
+  if (batch != nullptr)
+    batch->add(wakeup_);
+  else
+    wakeup_->write();
 }
 
 void Ring::drain_completed() {
@@ -179,11 +184,11 @@ void Ring::drain_completed() {
   }
 }
 
-void Ring::finished(Slot& slot) {
+void Ring::finished(Slot& slot, WakeupBatch* batch) {
   if (on_own_thread())
     finish(slot);
   else
-    push_completed(slot);
+    push_completed(slot, batch);
 }
 
 void Ring::finish(Slot& slot) {
@@ -258,17 +263,10 @@ void Ring::wait_over() {
   if (completed_.load(std::memory_order_relaxed) != kEmpty) drain_completed();
 }
 
-void Ring::wake() {
-  wakeups_.fetch_add(1, std::memory_order_relaxed);
-  const uint64_t one = 1;
-  // It can fail only when the count, which nobody reads, would overflow: in 500 000 years.
-  static_cast<void>(!write(wakeup_fd_.get(), &one, sizeof(one)));
-}
-
 void Ring::arm_wakeup_poll() {
   io_uring_sqe* sqe = get_sqe();
   if (sqe == nullptr) throw Error(EBUSY, "io_uring_submit", "the ring takes no SQE");
-  io_uring_prep_poll_multishot(sqe, wakeup_fd_.get(), POLLIN);
+  io_uring_prep_poll_multishot(sqe, wakeup_->fd(), POLLIN);
   io_uring_sqe_set_data64(sqe, internal::kWakeupUserData);
 }
 
@@ -278,7 +276,7 @@ void Ring::post(std::function<void()> task) {
     posted_.push_back(std::move(task));
     has_posted_.store(true, std::memory_order_release);
   }
-  wake();
+  wakeup_->write();
 }
 
 void Ring::run_posted() {

@@ -410,39 +410,6 @@ TEST(WorkerPool, ClientIsRefusedWithoutAnyThread) {
   EXPECT_EQ(pool.statistics().threads, 1u);
 }
 
-// ----------------------------------------------------------------- the end --
-
-TEST(WorkerPool, EndIsBoundedWhenAnItemHangs) {
-  Gate gate;
-  auto pool = std::make_unique<WorkerPool>();
-  auto client = std::make_unique<WorkerPool::Client>(*pool, 2);
-  std::deque<Job> jobs;
-  for (int i = 0; i < 5; ++i) jobs.emplace_back([&] { gate.pass(); });
-  feed_all(*pool, *client, jobs);
-  ASSERT_TRUE(eventually([&] { return gate.waiting() == 2; }));
-  WorkerPool* const left_behind = pool.get();
-  const auto start = Clock::now();
-  EXPECT_FALSE(WorkerPool::end(std::move(pool), 50ms));
-  EXPECT_LT(seconds_since(start), 10);
-  gate.open();
-  EXPECT_TRUE(eventually([&] { return left_behind->statistics().threads == 0; }));
-  EXPECT_EQ(gate.waiting(), 2) << "the others never start";
-  client.reset();
-  delete left_behind;
-}
-
-TEST(WorkerPool, EndDestroysAPoolThatIsAtRest) {
-  auto pool = std::make_unique<WorkerPool>();
-  {
-    WorkerPool::Client client(*pool, 4);
-    std::deque<Job> jobs;
-    for (int i = 0; i < 20; ++i) jobs.emplace_back([] { std::this_thread::sleep_for(1ms); });
-    feed_all(*pool, client, jobs);
-    ASSERT_TRUE(eventually([&] { return client.idle(); }));
-  }
-  EXPECT_TRUE(WorkerPool::end(std::move(pool), 20s));
-}
-
 // ------------------------------------------------------------ a queue thread --
 
 // A queue thread with `depth` requests in flight, as the runner has it: workers put what is done in

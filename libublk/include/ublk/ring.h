@@ -46,7 +46,7 @@
 #include "ublk/driver.h"
 #include "ublk/export.h"
 #include "ublk/queue.h"
-#include "ublk/unique_fd.h"
+#include "ublk/wakeup.h"
 
 namespace ublk {
 
@@ -110,11 +110,12 @@ class UBLK_EXPORT Ring {
   // Since the ring was made: requests completed by other threads (for the ring's thread), and
   // writes to the eventfd (any thread).
   uint64_t remote_completions() const { return remote_completions_; }
-  uint64_t wakeups() const { return wakeups_.load(std::memory_order_relaxed); }
+  uint64_t wakeups() const { return wakeup_->writes(); }
 
  private:
   friend class Queue;
   friend class Request;
+  friend class WakeupBatch;
   static constexpr uint64_t kMark = 0xb700;  // the top of the library's user_data
 
   // Memory of a queue's slots. It is kept and used again until the ring ends, because a buggy
@@ -135,9 +136,9 @@ class UBLK_EXPORT Ring {
 
   void handle(uint64_t user_data, int result, uint32_t flags);
   void queue_stopped(Queue& queue);
-  void push_completed(internal::Slot& slot);
+  void push_completed(internal::Slot& slot, WakeupBatch* batch);
   void drain_completed();
-  void finished(internal::Slot& slot);  // any thread
+  void finished(internal::Slot& slot, WakeupBatch* batch);  // any thread
   void finish(internal::Slot& slot);
   void defer(internal::Slot& slot);
   void release_after_submit(Queue& queue, uint16_t tag, std::byte* buffer);
@@ -146,13 +147,12 @@ class UBLK_EXPORT Ring {
   void retry_deferred();
   void run_posted();
   void arm_wakeup_poll();
-  void wake();
   internal::Slot* take_slots(uint16_t depth);
   void give_back_slots(internal::Slot* slots);
 
   io_uring* const uring_;
   const pthread_t thread_;
-  UniqueFd wakeup_fd_;
+  const std::shared_ptr<internal::Wakeup> wakeup_;
   std::vector<std::unique_ptr<Queue>> queues_;  // by ring_slot_; holes are free
   std::vector<SlotBlock> slot_blocks_;
   std::vector<FileSlot> file_slots_;
@@ -174,7 +174,6 @@ class UBLK_EXPORT Ring {
   static constexpr uintptr_t kEmpty = 0;
   static constexpr uintptr_t kAsleep = 1;
   alignas(64) std::atomic<uintptr_t> completed_{kEmpty};
-  std::atomic<uint64_t> wakeups_{0};
 
   std::mutex posted_mutex_;  // a leaf: nothing is called with it held
   std::vector<std::function<void()>> posted_;

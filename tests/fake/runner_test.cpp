@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+// The whole runner with handlers, from a configuration to data that is read again: every model and
+// buffer mode, under sanitizers, too.
+#include <fcntl.h>
+#include <runner.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "fixture.h"
+#include "random_io.h"
+
+namespace fake {
+namespace {
+
+using ublk_runner::BufferOption;
+using ublk_runner::Config;
+using ublk_runner::DeviceConfig;
+using ublk_runner::Runner;
+using ublk_runner::StartSummary;
+
+using Options = std::vector<std::pair<std::string, std::string>>;
+
+class RunnerTest : public FakeTest {
+ protected:
+  void SetUp() override {
+    FakeTest::SetUp();
+    char dir[] = "/tmp/ublk-runner-test-XXXXXX";
+    ASSERT_NE(mkdtemp(dir), nullptr);
+    dir_ = dir;
+  }
+  void TearDown() override {
+    if (runner_) stop();
+    std::filesystem::remove_all(dir_);
+    FakeTest::TearDown();
+  }
+
+  DeviceConfig& add(const std::string& name, const std::string& handler, const Options& options) {
+    DeviceConfig device;
+    device.name = name;
+    device.handler = handler;
+    device.queue_depth = 32;
+    device.max_io_size = 64 << 10;
+    for (const auto& [key, value] : options)
+      device.options[key] = {value, {.file = "test", .line = 1}};
+    config_.devices.push_back(std::move(device));
+    return config_.devices.back();
+  }
+
+  StartSummary start() {
+    ublk_runner::RunnerOptions options;
+    options.handler_dir = UBLK_TEST_HANDLERS;
+    options.link_dir = dir_ + "/ublk";
+    options.driver = &driver();
+    runner_ = std::make_unique<Runner>(options);
+    StartSummary summary;
+    bool done = false;
+    runner_->start(config_, [&](StartSummary s) {
+      summary = std::move(s);
+      done = true;
+    });
+    iterate_until(done);
+    return summary;
+  }
+
+  void stop() {
+    bool done = false;
+    runner_->stop([&] { done = true; });
+    iterate_until(done);
+    runner_.reset();
+  }
+
+  static void iterate_until(const bool& done) {
+    while (!done) g_main_context_iteration(nullptr, TRUE);
+  }
+
+  std::string dir_;
+  Config config_;
+  std::unique_ptr<Runner> runner_;
+};
+
+struct Shape {
+  const char* name;
+  const char* handler;
+  Options options;
+};
+
+struct Mode {
+  const char* name;
+  BufferOption option;
+};
+
+std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.name; }
+std::ostream& operator<<(std::ostream& out, const Mode& mode) { return out << mode.name; }
+
+class RunnerDataTest : public RunnerTest,
+                       public testing::WithParamInterface<std::tuple<Shape, Mode>> {};
+
+TEST_P(RunnerDataTest, ReadsBackWhatWasWritten) {
+  const auto& [shape, mode] = GetParam();
+  Options options = shape.options;
+  for (auto& [key, value] : options)
+    if (key == "path") value = dir_ + "/disk";
+  DeviceConfig& device = add("disk", shape.handler, options);
+  device.queues = 2;
+  device.buffer = mode.option;
+  config_.io_threads = 2;
+  config_.buffer_memory = 1 << 20;  // requests have to wait for it
+  const StartSummary summary = start();
+  ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
+
+  RandomIo io(driver().disk(0),
+              {.depth = 64, .requests = kSanitized ? 3000u : 10000u, .max_sectors = 128});
+  ASSERT_TRUE(io.wait(kHung)) << io.completed() << " requests have ended";
+  EXPECT_EQ(io.error(), "");
+  stop();
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    , RunnerDataTest,
+    testing::Combine(
+        testing::Values(Shape{"Memory", "memory", {{"size", "8M"}}},
+                        Shape{
+                            "FileRing", "file", {{"path", ""}, {"size", "8M"}, {"create", "true"}}},
+                        Shape{"MovesInline", "moves", {{"size", "8M"}}},
+                        Shape{"MovesOnRing", "moves", {{"size", "8M"}, {"io", "ring"}}},
+                        Shape{"MovesOnWorkers", "moves", {{"size", "8M"}, {"io", "workers"}}},
+                        Shape{"OwnBuffers", "own", {{"size", "8M"}}},
+                        Shape{"OwnBuffersOnWorkers", "own", {{"size", "8M"}, {"io", "workers"}}}),
+        testing::Values(Mode{"Auto", BufferOption::kAuto}, Mode{"Copy", BufferOption::kCopy},
+                        Mode{"GetData", BufferOption::kGetData},
+                        Mode{"UserCopy", BufferOption::kUserCopy})),
+    [](const auto& param_info) {
+      return std::string(std::get<0>(param_info.param).name) + std::get<1>(param_info.param).name;
+    });
+
+// Requests that hang on workers, between others that were short until then: those are answered all
+// the same, though they are waited for by a sleeping queue thread.
+TEST_F(RunnerTest, RequestsThatHangDontKeepBackOthers) {
+  constexpr uint64_t kSectors = 16384;
+  const std::string gate = dir_ + "/gate";
+  add("disk", "moves", {{"size", "8M"}, {"io", "workers"}, {"gate", gate}}).workers = 4;
+  close(creat(gate.c_str(), 0600));  // the kernel looks at the last blocks, too
+  ASSERT_TRUE(start().failed.empty());
+  const std::shared_ptr<Disk> disk = driver().disk(0);
+  std::vector<std::byte> data(512);
+  std::atomic<unsigned> done{0};
+  std::atomic<unsigned> hanging{0};
+  unsigned expected = 0;
+  const auto read = [&](uint64_t sector, std::atomic<unsigned>& count) {
+    disk->submit({.sector = sector, .sectors = 1, .data = data.data()}, [&](int result) {
+      EXPECT_EQ(result, 0);
+      ++count;
+    });
+  };
+  for (int round = 0; round < 20; ++round) {
+    ASSERT_EQ(unlink(gate.c_str()), 0);
+    for (unsigned i = 0; i < 30; ++i) {
+      const bool hangs = i == 10 || i == 20;
+      read(hangs ? kSectors - 1 : i, hangs ? hanging : done);
+      expected += !hangs;
+    }
+    const auto give_up = std::chrono::steady_clock::now() + kHung;
+    while (done != expected && std::chrono::steady_clock::now() < give_up)
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    ASSERT_EQ(done, expected) << "in round " << round;
+    EXPECT_EQ(hanging, 2u * static_cast<unsigned>(round));
+    close(creat(gate.c_str(), 0600));
+    while (hanging != 2u * static_cast<unsigned>(round + 1)) std::this_thread::yield();
+  }
+  stop();
+}
+
+}  // namespace
+}  // namespace fake
