@@ -7,7 +7,6 @@
 
 #include <glib.h>
 
-#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -22,22 +21,6 @@ using Milliseconds = std::chrono::milliseconds;
 inline std::string seconds_text(Milliseconds time) {
   return std::to_string(std::chrono::duration_cast<std::chrono::seconds>(time).count()) + " s";
 }
-
-// A function that GLib hands over to another thread. GLib does that under a lock; the flag says the
-// same to ThreadSanitizer, which can't see into GLib.
-class HandedOver {
- public:
-  explicit HandedOver(std::function<void()> task) : task_(std::move(task)) {
-    ready_.store(true, std::memory_order_release);
-  }
-  void run() {
-    if (ready_.load(std::memory_order_acquire)) task_();
-  }
-
- private:
-  std::function<void()> task_;
-  std::atomic<bool> ready_{false};
-};
 
 // An event source of a context; leaves it when it is destroyed. Control thread.
 class Source {
@@ -57,7 +40,8 @@ class Source {
   GSource* source_ = nullptr;
 };
 
-// A reference, cheap to copy.
+// A reference, cheap to copy. Copies share the tasks that were posted; those that have not run when
+// the last copy goes never will.
 class MainContext {
  public:
   // nullptr: GLib's default context.
@@ -75,7 +59,9 @@ class MainContext {
   [[nodiscard]] Source when_readable(int fd, std::function<void()> task) const;
 
  private:
+  class PostedTasks;
   std::shared_ptr<GMainContext> context_;
+  std::shared_ptr<PostedTasks> posted_;
 };
 
 }  // namespace ublk_runner

@@ -21,15 +21,22 @@ class Hang final : public ublk::Handler {
                           "The call that does not return; with write, writes are not answered.",
                           {.default_value = "never"}),
       ublk::size_option("size", "Size of the device.", {.default_value = "16M"}),
+      ublk::bool_option("on_workers", "Whether requests are served by workers.",
+                        {.default_value = "false"}),
   };
 
   explicit Hang(const ublk::OpenArgs& args)
-      : where_(args.text("where")), data_(args.number("size")) {
+      : where_(args.text("where")),
+        on_workers_(args.boolean("on_workers")),
+        data_(args.number("size")) {
     hang_in("open");
   }
   ~Hang() override { hang_in("close"); }
 
-  void geometry(ublk_geometry& geometry) override { geometry.size = data_.size(); }
+  void geometry(ublk_geometry& geometry) override {
+    geometry.size = data_.size();
+    if (on_workers_) geometry.model = UBLK_MODEL_WORKERS;
+  }
   void fence(std::chrono::milliseconds) override { hang_in("fence"); }
   int close_queue(ublk::HandlerQueue, void*) override {
     return where_ == "queue_close" ? UBLK_PENDING : 0;
@@ -52,6 +59,7 @@ class Hang final : public ublk::Handler {
   }
 
   const std::string where_;
+  const bool on_workers_;
   std::vector<std::byte> data_;
 };
 
