@@ -45,6 +45,7 @@ struct Where {
   const char* name;
   const char* folder;
   const char* direct;
+  const char* io = "ring";
 };
 
 class FileHandlerIo : public testing::TestWithParam<Where> {
@@ -59,7 +60,7 @@ class FileHandlerIo : public testing::TestWithParam<Where> {
   }
 
   Options options(const Options& more = {}) const {
-    Options all = {{"path", path_}, {"direct", GetParam().direct}};
+    Options all = {{"path", path_}, {"direct", GetParam().direct}, {"io", GetParam().io}};
     all.insert(more.begin(), more.end());
     return all;
   }
@@ -71,7 +72,10 @@ class FileHandlerIo : public testing::TestWithParam<Where> {
 INSTANTIATE_TEST_SUITE_P(Files, FileHandlerIo,
                          testing::Values(Where{"Disk", "/var/tmp", "false"},
                                          Where{"DiskDirect", "/var/tmp", "true"},
-                                         Where{"Tmpfs", "/dev/shm", "false"}),
+                                         Where{"Tmpfs", "/dev/shm", "false"},
+                                         Where{"DiskWorkers", "/var/tmp", "false", "workers"},
+                                         Where{"DiskDirectWorkers", "/var/tmp", "true", "workers"},
+                                         Where{"TmpfsWorkers", "/dev/shm", "false", "workers"}),
                          [](const auto& where) { return std::string(where.param.name); });
 
 TEST_P(FileHandlerIo, GivesBackWhatWasWrittenAtAnyOffsetAndLength) {
