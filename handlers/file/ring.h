@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+//
+// Serves a disk on the queue's ring, each command an SQE.
+#ifndef UBLK_HANDLERS_FILE_RING_H
+#define UBLK_HANDLERS_FILE_RING_H
+
+#include <cstdint>
+#include <ublk/handler.hpp>
+
+#include "disk.h"
+
+namespace file {
+
+// In the tag's scratch.
+struct RingOp : Op, ublk_event, ublk_timer {
+  Disk* disk;
+  ublk_queue* queue;
+  uint64_t id;
+};
+
+int serve_on_ring(Disk& disk, const ublk::Io& io, Disk::Begin begin);
+
+}  // namespace file
+
+#endif  // UBLK_HANDLERS_FILE_RING_H
