@@ -144,6 +144,18 @@ INSTANTIATE_TEST_SUITE_P(
       return std::string(std::get<0>(param_info.param).name) + std::get<1>(param_info.param).name;
     });
 
+TEST_F(RunnerTest, AModeThatTheKernelLacksIsAnErrorOrLeftOut) {
+  use({.features = kLinux7_2 & ~ublk::abi::kFlagUserCopy});
+  add("forced", "memory", {{"size", "8M"}}).buffer = BufferOption::kUserCopy;
+  add("automatic", "moves", {{"size", "8M"}});
+  const StartSummary summary = start();
+  EXPECT_EQ(summary.started, 1u);
+  ASSERT_EQ(summary.failed.size(), 1u);
+  EXPECT_EQ(summary.failed[0].device, "forced");
+  EXPECT_EQ(summary.failed[0].cause,
+            "buffer = user-copy: this kernel can't (UBLK_F_USER_COPY, Linux 6.5)");
+}
+
 // Requests that hang on workers, between others that were short until then: those are answered all
 // the same, though they are waited for by a sleeping queue thread.
 TEST_F(RunnerTest, RequestsThatHangDontKeepBackOthers) {

@@ -12,6 +12,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -37,8 +38,11 @@ abi::IoDesc request(ublk_op op, uint64_t offset, uint32_t length, uint32_t flags
           .addr = 0};
 }
 
-// A handler whose answers the test gives, and one queue of it on a thread of its own.
-class DeviceQueueTest : public testing::Test {
+enum class Where : uint8_t { kQueueThread, kWorker };
+
+// A handler whose answers the test gives, and one queue of it on a thread of its own; with kWorker
+// the handler is called by one worker.
+class DeviceQueueTest : public testing::TestWithParam<Where> {
  protected:
   using Submit = std::function<int(ublk_request&)>;
 
@@ -49,17 +53,22 @@ class DeviceQueueTest : public testing::Test {
     table_.submit = [](void* instance, ublk_queue* queue, ublk_request* request) {
       auto& test = *static_cast<DeviceQueueTest*>(instance);
       EXPECT_EQ(queue, test.queue_.get());
+      std::shared_ptr<Submit> submit;
       {
         const std::lock_guard lock(test.mutex_);
         test.seen_.push_back(*request);
+        submit = test.submit_;
       }
-      return test.submit_(*request);
+      return (*submit)(*request);
     };
+    if (on_worker()) workers_.emplace(pools_->workers(), 1);
   }
+
+  static bool on_worker() { return GetParam() == Where::kWorker; }
 
   void TearDown() override {
     if (opened_ && !closed_) stop();
-    EXPECT_TRUE(released_);
+    if (queue_ != nullptr) EXPECT_TRUE(released_);
   }
 
   void open(const RequestRules& rules = {.sectors = kSectors,
@@ -71,8 +80,9 @@ class DeviceQueueTest : public testing::Test {
     };
     events.released = [this] { released_ = true; };
     events.closed = [this] { closed_promise_.set_value(); };
-    queue_ = std::make_shared<DeviceQueue>(DeviceQueue::Handler{table_, this, "test"}, thread_, 0,
-                                           kDepth, rules, events);
+    queue_ = std::make_shared<DeviceQueue>(
+        DeviceQueue::Handler{table_, this, "test", on_worker() ? &*workers_ : nullptr}, thread_, 0,
+        kDepth, rules, events);
     on_thread([&] {
       queue_->open(ublk::DeviceNode::open(driver_, driver_.info()), std::make_shared<int>());
     });
@@ -101,7 +111,8 @@ class DeviceQueueTest : public testing::Test {
 
   // What the handler does from now on.
   void set_handler(Submit submit) {
-    on_thread([&] { submit_ = std::move(submit); });
+    const std::lock_guard lock(mutex_);
+    submit_ = std::make_shared<Submit>(std::move(submit));
   }
 
   void push(uint16_t tag, const abi::IoDesc& io) {
@@ -126,9 +137,11 @@ class DeviceQueueTest : public testing::Test {
   }
 
   ublk_handler table_{};
-  Submit submit_ = [](ublk_request& r) { return static_cast<int>(r.length); };
+  std::shared_ptr<Submit> submit_ =
+      std::make_shared<Submit>([](ublk_request& r) { return static_cast<int>(r.length); });
   ublk_test::ScriptedDriver driver_{kDepth};
-  QueueThread thread_{MainContext(), SharedPools::make(MainContext(), 64 << 20), 0};
+  const std::shared_ptr<SharedPools> pools_ = SharedPools::make(MainContext(), 64 << 20);
+  QueueThread thread_{MainContext(), pools_, 0};
   std::shared_ptr<DeviceQueue> queue_;
   std::promise<void> closed_promise_;
   bool opened_ = false;
@@ -136,11 +149,17 @@ class DeviceQueueTest : public testing::Test {
   std::atomic<bool> released_{false};
   std::mutex mutex_;
   std::vector<ublk_request> seen_;
+  std::optional<WorkerPool::Client> workers_;  // the first to go: it waits for those in submit()
 };
+
+INSTANTIATE_TEST_SUITE_P(On, DeviceQueueTest, testing::Values(Where::kQueueThread, Where::kWorker),
+                         [](const auto& where) {
+                           return where.param == Where::kWorker ? "Worker" : "QueueThread";
+                         });
 
 // ------------------------------------------------------------------- results --
 
-TEST_F(DeviceQueueTest, AWholeResultIsCommitted) {
+TEST_P(DeviceQueueTest, AWholeResultIsCommitted) {
   open();
   EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 8192, 12288, abi::kIoFlagFua)), 12288);
   const ublk_request r = wait_seen(1);
@@ -151,7 +170,7 @@ TEST_F(DeviceQueueTest, AWholeResultIsCommitted) {
   EXPECT_NE(r.buffer, nullptr);
 }
 
-TEST_F(DeviceQueueTest, FlushAndDiscardHaveNoDataAndCommitZero) {
+TEST_P(DeviceQueueTest, FlushAndDiscardHaveNoDataAndCommitZero) {
   open();
   set_handler([](ublk_request&) { return 5; });
   EXPECT_EQ(result_of(request(UBLK_OP_FLUSH, 0, 0)), 0);
@@ -164,7 +183,7 @@ TEST_F(DeviceQueueTest, FlushAndDiscardHaveNoDataAndCommitZero) {
   EXPECT_EQ(requests[2].flags, UBLK_REQUEST_NO_UNMAP);
 }
 
-TEST_F(DeviceQueueTest, AShortResultIsSubmittedAgainForTheRest) {
+TEST_P(DeviceQueueTest, AShortResultIsSubmittedAgainForTheRest) {
   open();
   set_handler([](ublk_request& r) { return static_cast<int>(std::min(r.length, 5000u)); });
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 4096, 16384)), 16384);
@@ -180,7 +199,7 @@ TEST_F(DeviceQueueTest, AShortResultIsSubmittedAgainForTheRest) {
   }
 }
 
-TEST_F(DeviceQueueTest, AShortResultFromAnotherThreadIsContinuedOnTheQueues) {
+TEST_P(DeviceQueueTest, AShortResultFromAnotherThreadIsContinuedOnTheQueues) {
   open();
   std::thread::id submitter[2];
   set_handler([&, calls = 0](ublk_request& r) mutable {
@@ -191,11 +210,11 @@ TEST_F(DeviceQueueTest, AShortResultFromAnotherThreadIsContinuedOnTheQueues) {
   EXPECT_EQ(DeviceQueue::complete(wait_seen(1).id, 4096), 0);
   EXPECT_EQ(driver_.committed(0), 8192);
   EXPECT_EQ(wait_seen(2).offset, 4096u);
-  EXPECT_EQ(submitter[0], submitter[1]);
+  EXPECT_EQ(submitter[0], submitter[1]) << "the only worker's";
   EXPECT_NE(submitter[1], std::this_thread::get_id());
 }
 
-TEST_F(DeviceQueueTest, AShortResultInsideSubmitDoesNotNest) {
+TEST_P(DeviceQueueTest, AShortResultInsideSubmitDoesNotNest) {
   open();
   int depth = 0;
   set_handler([&](ublk_request& r) {
@@ -205,11 +224,12 @@ TEST_F(DeviceQueueTest, AShortResultInsideSubmitDoesNotNest) {
     return UBLK_PENDING;
   });
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 65536)), 65536);
+  workers_.reset();
   on_thread([&] { EXPECT_EQ(depth, 0); });
   EXPECT_EQ(seen().size(), 128u);
 }
 
-TEST_F(DeviceQueueTest, WhatIsNoResultFailsTheRequest) {
+TEST_P(DeviceQueueTest, WhatIsNoResultFailsTheRequest) {
   open();
   const auto committed_for = [&](int answer, ublk_op op = UBLK_OP_READ) {
     set_handler([=](ublk_request&) { return answer; });
@@ -228,7 +248,7 @@ TEST_F(DeviceQueueTest, WhatIsNoResultFailsTheRequest) {
   EXPECT_EQ(driver_.committed(0), -EIO);
 }
 
-TEST_F(DeviceQueueTest, ASecondResultIsRefusedAndHarmless) {
+TEST_P(DeviceQueueTest, ASecondResultIsRefusedAndHarmless) {
   open();
   set_handler([](ublk_request&) { return UBLK_PENDING; });
   push(1, request(UBLK_OP_READ, 0, 4096));
@@ -246,7 +266,7 @@ TEST_F(DeviceQueueTest, ASecondResultIsRefusedAndHarmless) {
   EXPECT_EQ(DeviceQueue::complete(0, 0), -EALREADY);
 }
 
-TEST_F(DeviceQueueTest, AResultReturnedAfterCompletingIsIgnored) {
+TEST_P(DeviceQueueTest, AResultReturnedAfterCompletingIsIgnored) {
   open();
   set_handler([](ublk_request& r) {
     EXPECT_EQ(DeviceQueue::complete(r.id, -ENOSPC), 0);
@@ -258,7 +278,7 @@ TEST_F(DeviceQueueTest, AResultReturnedAfterCompletingIsIgnored) {
   EXPECT_FALSE(driver_.has_committed(0));
 }
 
-TEST_F(DeviceQueueTest, TwoThreadsThatCompleteTheSameRequestDoItOnce) {
+TEST_P(DeviceQueueTest, TwoThreadsThatCompleteTheSameRequestDoItOnce) {
   open();
   set_handler([](ublk_request&) { return UBLK_PENDING; });
   for (size_t round = 1; round <= 200; ++round) {
@@ -276,7 +296,7 @@ TEST_F(DeviceQueueTest, TwoThreadsThatCompleteTheSameRequestDoItOnce) {
 
 // -------------------------------------------------------------------- checks --
 
-TEST_F(DeviceQueueTest, OnlyWhatTheRulesAllowReachesTheHandler) {
+TEST_P(DeviceQueueTest, OnlyWhatTheRulesAllowReachesTheHandler) {
   open();
   EXPECT_EQ(result_of(request(UBLK_OP_READ, kSectors * 512 - 4096, 4096)), 4096);
   EXPECT_EQ(seen().size(), 1u);
@@ -291,7 +311,7 @@ TEST_F(DeviceQueueTest, OnlyWhatTheRulesAllowReachesTheHandler) {
   EXPECT_EQ(seen().size(), 1u);
 }
 
-TEST_F(DeviceQueueTest, AReadOnlyDeviceIsNotWritten) {
+TEST_P(DeviceQueueTest, AReadOnlyDeviceIsNotWritten) {
   open({.sectors = kSectors,
         .block_sectors = 8,
         .operations = 1 << UBLK_OP_READ,
@@ -303,7 +323,7 @@ TEST_F(DeviceQueueTest, AReadOnlyDeviceIsNotWritten) {
   EXPECT_EQ(seen().size(), 1u);
 }
 
-TEST_F(DeviceQueueTest, ScratchIsAlignedZeroedAndTheTags) {
+TEST_P(DeviceQueueTest, ScratchIsAlignedZeroedAndTheTags) {
   open();
   set_handler([](ublk_request& r) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(r.scratch) % 64, 0u);
@@ -320,9 +340,22 @@ TEST_F(DeviceQueueTest, ScratchIsAlignedZeroedAndTheTags) {
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 1), 4096) << "it is left alone";
 }
 
+TEST_P(DeviceQueueTest, ABufferIsTheTagsOwnUnlessAWriteWasRefused) {
+  open();
+  const auto flags_of = [&](ublk_op op, uint64_t offset) {
+    result_of(request(op, offset, 4096));
+    return seen().back().flags & UBLK_REQUEST_TAG_BUFFER;
+  };
+  EXPECT_NE(flags_of(UBLK_OP_READ, 0), 0u);
+  EXPECT_NE(flags_of(UBLK_OP_WRITE, 0), 0u);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, kSectors * abi::kSectorSize, 4096)), -EIO);
+  EXPECT_EQ(flags_of(UBLK_OP_READ, 0), 0u) << "the refused write's data are in it";
+  EXPECT_NE(flags_of(UBLK_OP_READ, 0), 0u);
+}
+
 // ------------------------------------------------------------------- holding --
 
-TEST_F(DeviceQueueTest, HeldRequestsAreReleasedInOrder) {
+TEST_P(DeviceQueueTest, HeldRequestsAreReleasedInOrder) {
   open();
   on_thread([&] { queue_->hold(); });
   for (const uint16_t tag : {2, 0, 3}) push(tag, request(UBLK_OP_READ, tag * 4096, 4096));
@@ -337,7 +370,7 @@ TEST_F(DeviceQueueTest, HeldRequestsAreReleasedInOrder) {
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096)), 4096);
 }
 
-TEST_F(DeviceQueueTest, RefusedRequestsFailAndSoDoLaterOnes) {
+TEST_P(DeviceQueueTest, RefusedRequestsFailAndSoDoLaterOnes) {
   open();
   on_thread([&] { queue_->hold(); });
   push(1, request(UBLK_OP_WRITE, 0, 4096));
@@ -347,7 +380,7 @@ TEST_F(DeviceQueueTest, RefusedRequestsFailAndSoDoLaterOnes) {
   EXPECT_TRUE(seen().empty());
 }
 
-TEST_F(DeviceQueueTest, DrainingWaitsForWhatIsDispatchedAlsoForItsRest) {
+TEST_P(DeviceQueueTest, DrainingWaitsForWhatIsDispatchedAlsoForItsRest) {
   open();
   set_handler([](ublk_request&) { return UBLK_PENDING; });
   push(0, request(UBLK_OP_WRITE, 0, 8192));
@@ -369,7 +402,7 @@ TEST_F(DeviceQueueTest, DrainingWaitsForWhatIsDispatchedAlsoForItsRest) {
   on_thread([&] { queue_->refuse(); });
 }
 
-TEST_F(DeviceQueueTest, AbandonedRequestsFailAndTheirAnswersAreRefused) {
+TEST_P(DeviceQueueTest, AbandonedRequestsFailAndTheirAnswersAreRefused) {
   table_.queue_close = [](void*, ublk_queue*, void*) {
     ADD_FAILURE() << "the handler has requests";
     return 0;
@@ -395,9 +428,36 @@ TEST_F(DeviceQueueTest, AbandonedRequestsFailAndTheirAnswersAreRefused) {
   closed_ = true;
 }
 
+TEST_P(DeviceQueueTest, RequestsThatWaitForAWorkerAreDropped) {
+  if (!on_worker()) GTEST_SKIP() << "none waits for one";
+  open();
+  std::promise<void> go_on;
+  std::shared_future<void> may_go_on = go_on.get_future().share();
+  set_handler([may_go_on](ublk_request& r) {
+    may_go_on.wait();
+    return static_cast<int>(r.length);
+  });
+  for (uint16_t tag = 0; tag < 4; ++tag) push(tag, request(UBLK_OP_READ, 0, 4096));
+  wait_seen(1);
+  on_thread([&] {
+    queue_->refuse();
+    thread_.feeder().flush();
+    EXPECT_EQ(queue_->abandon(), 1u);
+  });
+  WorkerPool::ItemList queued = workers_->drop_queued();
+  while (WorkerPool::Item* item = queued.pop()) DeviceQueue::drop(*item);
+  for (uint16_t tag = 0; tag < 4; ++tag) EXPECT_EQ(driver_.committed(tag), -EIO);
+  on_thread([&] { driver_.stop(thread_.ring()); });
+  while (!released_) std::this_thread::yield();
+  go_on.set_value();
+  workers_.reset();
+  EXPECT_EQ(seen().size(), 1u);
+  closed_ = true;
+}
+
 // ---------------------------------------------------------------------- life --
 
-TEST_F(DeviceQueueTest, AQueueThatTheHandlerCantOpenReportsWhyAndIsClosed) {
+TEST_P(DeviceQueueTest, AQueueThatTheHandlerCantOpenReportsWhyAndIsClosed) {
   table_.queue_open = [](void*, ublk_queue*, void**) {
     handler_host().set_error(nullptr, "no %s", "luck");
     return -EBUSY;
@@ -415,7 +475,7 @@ TEST_F(DeviceQueueTest, AQueueThatTheHandlerCantOpenReportsWhyAndIsClosed) {
   wait_closed();
 }
 
-TEST_F(DeviceQueueTest, AQueueIsClosedWhenTheHandlerSaysSo) {
+TEST_P(DeviceQueueTest, AQueueIsClosedWhenTheHandlerSaysSo) {
   table_.queue_open = [](void*, ublk_queue* queue, void** data) {
     *data = queue;
     return 0;
@@ -433,7 +493,8 @@ TEST_F(DeviceQueueTest, AQueueIsClosedWhenTheHandlerSaysSo) {
   closed_ = true;
 }
 
-TEST_F(DeviceQueueTest, EventsOfTheHandlersSqesComeBack) {
+TEST_P(DeviceQueueTest, EventsOfTheHandlersSqesComeBack) {
+  if (on_worker()) GTEST_SKIP() << "the ring is not a worker's";
   struct Op : ublk_event {
     uint64_t id;
     int32_t result;
@@ -470,7 +531,7 @@ struct Timer : ublk_timer {
 
 constexpr uint64_t kMillisecond = 1'000'000;
 
-TEST_F(DeviceQueueTest, ATimerFiresOnceAndNotBefore) {
+TEST_P(DeviceQueueTest, ATimerFiresOnceAndNotBefore) {
   open();
   Timer timer;
   const auto begin = std::chrono::steady_clock::now();
@@ -479,7 +540,7 @@ TEST_F(DeviceQueueTest, ATimerFiresOnceAndNotBefore) {
   EXPECT_GE(timer.at - begin, std::chrono::milliseconds(20));
 }
 
-TEST_F(DeviceQueueTest, SettingASetTimerMovesIt) {
+TEST_P(DeviceQueueTest, SettingASetTimerMovesIt) {
   open();
   Timer timer;
   const auto begin = std::chrono::steady_clock::now();
@@ -491,7 +552,7 @@ TEST_F(DeviceQueueTest, SettingASetTimerMovesIt) {
   EXPECT_GE(timer.at - begin, std::chrono::milliseconds(30));
 }
 
-TEST_F(DeviceQueueTest, ACancelledTimerMayBeFreedAtOnce) {
+TEST_P(DeviceQueueTest, ACancelledTimerMayBeFreedAtOnce) {
   open();
   for (int round = 0; round < 100; ++round) {
     auto timer = std::make_unique<Timer>();
@@ -508,7 +569,7 @@ TEST_F(DeviceQueueTest, ACancelledTimerMayBeFreedAtOnce) {
   last.done.get_future().get();
 }
 
-TEST_F(DeviceQueueTest, TimersLeftBehindAreCancelledWithTheQueue) {
+TEST_P(DeviceQueueTest, TimersLeftBehindAreCancelledWithTheQueue) {
   open();
   auto timer = std::make_unique<Timer>();
   on_thread([&] { handler_host().set_timer(queue_.get(), timer.get(), 20 * kMillisecond); });
