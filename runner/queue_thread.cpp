@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "queue_thread.h"
 
-#include <sched.h>
 #include <sys/prctl.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <cinttypes>
 #include <string>
 
+#include "allowed_cpus.h"
 #include "block_signals.h"
 #include "log.h"
 #include "rate_limit.h"
@@ -23,13 +23,6 @@ namespace {
 // memory a thread.
 constexpr unsigned kCompletionEntries = 16384;
 
-unsigned allowed_cpus() {
-  cpu_set_t cpus;
-  if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0)
-    return static_cast<unsigned>(std::max(1, CPU_COUNT(&cpus)));
-  return std::max(1u, std::thread::hardware_concurrency());  // more CPUs than a cpu_set_t has
-}
-
 constexpr uint64_t kMarkMask = uint64_t{0xffff} << 48;
 
 }  // namespace
@@ -38,11 +31,7 @@ constexpr uint64_t kMarkMask = uint64_t{0xffff} << 48;
 
 QueueThread::QueueThread(const MainContext& context, std::shared_ptr<SharedPools> pools,
                          unsigned index)
-    : context_(context),
-      pools_(std::move(pools)),
-      index_(index),
-      feeder_(pools_->workers()),
-      buffers_(pools_->buffers(), *this) {
+    : context_(context), pools_(std::move(pools)), index_(index), feeder_(pools_->workers()) {
   std::promise<void> started;
   const BlockSignals block;
   thread_ = std::thread([this, &started] { main(started); });
@@ -61,6 +50,7 @@ QueueThread::~QueueThread() {
       "I/O thread %u: %" PRIu64 " turns, %" PRIu64 " requests completed by other threads, %" PRIu64
       " eventfd writes",
       index_, turns_, ring_->remote_completions(), ring_->wakeups());
+  buffers_.reset();
   ring_.reset();
   io_uring_queue_exit(&uring_);
 }
@@ -84,6 +74,7 @@ void QueueThread::set_up() {
   try {
     ring_.emplace(&uring_, file_slots);
     timers_.emplace(*ring_);
+    buffers_.emplace(pools_->buffers(), static_cast<Waker&>(*this));
   } catch (...) {
     io_uring_queue_exit(&uring_);
     throw;
@@ -121,7 +112,7 @@ void QueueThread::visit_all() {
 
 // A buffer has become free for a request of this thread.
 void QueueThread::call_soon() noexcept {
-  post([this] { buffers_.poll(); });
+  post([this] { buffers_->poll(); });
 }
 
 void QueueThread::dispatch(const io_uring_cqe& cqe) {

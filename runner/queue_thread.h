@@ -47,7 +47,7 @@ class QueueThread final : private ublk::BufferPool::Waker {
   // The rest is for the thread itself.
   ublk::Ring& ring() { return *ring_; }
   RingTimers& timers() { return *timers_; }
-  ublk::BufferPool::Cache& buffers() { return buffers_; }
+  ublk::BufferPool::Cache& buffers() { return *buffers_; }
   // What is added goes to the workers before the thread sleeps.
   WorkerPool::Feeder& feeder() { return feeder_; }
   // Calls `visit` before each sleep of the thread, when it has taken in all that other threads have
@@ -66,11 +66,11 @@ class QueueThread final : private ublk::BufferPool::Waker {
   const std::shared_ptr<SharedPools> pools_;
   const unsigned index_;
   WorkerPool::Feeder feeder_;
-  ublk::BufferPool::Cache buffers_;
   // Made by the thread, kept until the object goes, so that a late post() is harmless.
   io_uring uring_{};
   std::optional<ublk::Ring> ring_;
   std::optional<RingTimers> timers_;
+  std::optional<ublk::BufferPool::Cache> buffers_;  // others may call call_soon() while it is there
   std::vector<std::function<bool()>> visits_;
   bool ending_ = false;
   uint64_t turns_ = 0;  // of the loop, ever

@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include "allowed_cpus.h"
 #include "block_signals.h"
 #include "log.h"
 #include "thread_time.h"
@@ -59,7 +60,8 @@ struct WorkerPool::Worker {
 
 // ------------------------------------------------------------------- threads --
 
-WorkerPool::WorkerPool(const WorkerPoolOptions& options) : options_(options) {}
+WorkerPool::WorkerPool(const WorkerPoolOptions& options)
+    : options_(options), max_short_threads_(std::max(2u, allowed_cpus()) - 1) {}
 
 WorkerPool::~WorkerPool() {
   std::unique_lock lock(mutex_);
@@ -153,8 +155,10 @@ void WorkerPool::main(Worker& self) {
 void WorkerPool::update(Client& client) {
   const size_t may_run = std::min<size_t>(client.queued_, client.limit_ - client.running_);
   const Nanoseconds backlog = std::min(client.average_, kWorthWaking) * may_run;
-  backlog_ += backlog - client.backlog_;
+  (client.is_short_ ? short_backlog_ : backlog_) -= client.backlog_;
+  client.is_short_ = is_short(client.average_);
   client.backlog_ = backlog;
+  (client.is_short_ ? short_backlog_ : backlog_) += client.backlog_;
   const bool ready = may_run != 0;
   if (ready == client.ready_) return;
   client.ready_ = ready;
@@ -165,7 +169,11 @@ void WorkerPool::update(Client& client) {
 
 unsigned WorkerPool::wanted() const {
   if (ready_.empty()) return 0;
-  const auto share = (backlog_ + kWorthWaking - Nanoseconds(1)) / kWorthWaking;
+  const auto threads_for = [](Nanoseconds backlog) {
+    return (backlog + kWorthWaking - Nanoseconds(1)) / kWorthWaking;
+  };
+  const auto share =
+      threads_for(backlog_) + std::min<int64_t>(threads_for(short_backlog_), max_short_threads_);
   return std::max(1u, static_cast<unsigned>(share));
 }
 
@@ -294,7 +302,7 @@ void WorkerPool::watch(std::unique_lock<std::mutex>& lock, Worker& self) {
 // Wake-ups may wait for the next item of a chain: there is one, and somebody watches it.
 bool WorkerPool::may_keep_wakeups(Clock::time_point since, Clock::time_point now) const {
   return watcher_ != nullptr && !ready_.empty() && !ending_ && now - since < kWorthWaking &&
-         ready_.front()->average_ < kWorthWaking / 2;
+         is_short(ready_.front()->average_);
 }
 
 ublk::WakeupBatch& WorkerPool::wakeups() { return *own_wakeups; }

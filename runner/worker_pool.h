@@ -25,11 +25,12 @@
 // How many threads are woken. A wake-up costs more than a short item, and a blocking item must not
 // have others wait behind it. So the pool learns how long the items of a client take (a running
 // average, at first taken to be long), and wants one thread for each kWorthWaking of work that is
-// queued; an item that takes longer than that counts for one thread. From what is wanted it takes
-// off the threads that were woken and are not there yet, and those that run a short item, for they
-// soon come for the next one by themselves. (One that is being started is not relied on if another
-// sleeps: starting takes memory and time.) A woken thread wakes the next before it runs its item,
-// so flush() wakes one at most.
+// queued; an item that takes longer than that counts for one thread. Short items use their CPU all
+// the time: for them no more threads are wanted than there are CPUs, less one for the queue threads
+// that feed them. From what is wanted it takes off the threads that were woken and are not there
+// yet, and those that run a short item, for they soon come for the next one by themselves. (One
+// that is being started is not relied on if another sleeps: starting takes memory and time.) A
+// woken thread wakes the next before it runs its item, so flush() wakes one at most.
 //
 // The average can be wrong: the item that was to be short hangs. So while items wait for a thread
 // that is busy, one idle thread watches: it looks at the running items, every kWatchInterval at
@@ -107,7 +108,7 @@ class WorkerPool {
     uint64_t threads_refused;  // by the system, ever
   };
 
-  static constexpr Nanoseconds kWorthWaking{100'000};
+  static constexpr Nanoseconds kWorthWaking{50'000};
   static constexpr Nanoseconds kWatchInterval{500'000};
 
   explicit WorkerPool(const WorkerPoolOptions& options = {});
@@ -155,7 +156,10 @@ class WorkerPool {
   int start(Worker& worker) const;
   void main(Worker& self);
 
+  static bool is_short(Nanoseconds average) { return average < kWorthWaking / 2; }
+
   const WorkerPoolOptions options_;
+  const unsigned max_short_threads_;
   RateLimit complaints_;
 
   // Guards all below, all of the clients and all of the workers. A leaf, but for that of a
@@ -169,6 +173,7 @@ class WorkerPool {
   std::list<Client*> unready_;
   unsigned limits_ = 0;     // sum of the clients'
   Nanoseconds backlog_{0};  // work of the ready items, an item counting for kWorthWaking at most
+  Nanoseconds short_backlog_{0};  // that of short ones, which is not in the former
 
   // Every worker is in one of these. None is freed before the pool, so that one may be woken after
   // the lock has been released, even if it has gone meanwhile.
@@ -225,8 +230,9 @@ class WorkerPool::Client {
   ItemList queue_;
   size_t queued_ = 0;
   unsigned running_ = 0;
-  Nanoseconds average_;     // how long an item runs
-  Nanoseconds backlog_{0};  // its part of the pool's
+  Nanoseconds average_;  // how long an item runs
+  bool is_short_ = false;
+  Nanoseconds backlog_{0};  // its part of the pool's, of short_backlog_ if is_short_
   std::list<Client*>::iterator position_;
   bool ready_ = false;
   std::condition_variable returned_;  // running_ is 0
