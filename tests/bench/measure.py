@@ -1,11 +1,27 @@
 """fio on one server, and the comparison of servers: rounds that alternate."""
 
+import dataclasses
 import json
 import statistics
 import subprocess
+import sys
 from dataclasses import dataclass, field
 
+from bounds import bounds_text
 from servers import cpu_time_ns, is_block_device
+
+
+@dataclass
+class Effort:
+    rounds: int
+    seconds: int  # of each load
+    quick: bool   # only to see that all runs: less of whatever takes long
+
+
+@dataclass
+class Report:
+    text: str   # Markdown
+    data: list  # the same for programs
 
 
 @dataclass
@@ -28,6 +44,7 @@ class Sample:
     p50_us: float
     p99_us: float
     cpu_ns: float  # server CPU time per I/O; 0: the kernel serves
+    wakeups: float | None = None  # of the server's threads per I/O, where it counts them
 
 
 @dataclass
@@ -76,18 +93,25 @@ def measure(server, load):
     )
 
 
-def compare(servers, loads, rounds, note=print):
-    """Each load, each round: every server in turn, so that drift hits all alike."""
+def compare(servers, loads, rounds):
+    """Each round, each load: every server in turn and just started, so that drift hits all alike."""
     results = {(s.name, load.name): Result(s.name, load.name) for s in servers for load in loads}
     for round_number in range(rounds):
-        for server in servers:
-            with server:
-                for load in loads:
+        for load in loads:
+            for server in servers:
+                with server:
                     sample = measure(server, load)
-                    results[server.name, load.name].samples.append(sample)
-                    note(f"round {round_number + 1}: {server.name}, {load.name}: {sample.iops:.0f} IOPS, "
-                         f"{sample.cpu_ns:.0f} ns")
+                sample.wakeups = server.wakeups_per_io()
+                results[server.name, load.name].samples.append(sample)
+                print(f"round {round_number + 1}: {server.name}, {load.name}: {sample.iops:.0f} IOPS, "
+                      f"{sample.cpu_ns:.0f} ns", file=sys.stderr, flush=True)
     return results
+
+
+def comparison(effort, servers, loads, bounds=()):
+    results = compare(servers, loads, effort.rounds)
+    text = "\n\n".join(filter(None, (table(results), bounds_text(bounds, results))))
+    return Report(text, [dataclasses.asdict(result) for result in results.values()])
 
 
 def table(results):
