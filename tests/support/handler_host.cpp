@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 struct ublk_device {
@@ -117,12 +118,14 @@ struct Queue::Slot {
   Queue* queue = nullptr;
   std::byte* buffer = map_buffer();
   void* scratch = nullptr;
-  bool fresh = true;  // the buffer is another one than at the last request
+  bool fresh = true;   // the buffer is another one than at the last request
+  std::thread worker;  // WORKERS: that serves the request
 
   Slot() = default;
   Slot(const Slot&) = delete;
   Slot& operator=(const Slot&) = delete;
   ~Slot() {
+    if (worker.joinable()) worker.join();
     munmap(buffer, kBufferSize);
     std::free(scratch);
   }
@@ -142,7 +145,10 @@ struct HostCalls {
                                                         const char* format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    device->device->log.push_back(std::to_string(level) + ' ' + format_text(format, arguments));
+    {
+      const std::lock_guard lock(device->device->log_mutex_);
+      device->device->log.push_back(std::to_string(level) + ' ' + format_text(format, arguments));
+    }
     va_end(arguments);
   }
 
@@ -166,18 +172,26 @@ struct HostCalls {
     return 0;
   }
 
-  static io_uring_sqe* get_sqe(ublk_queue* queue) { return queue->queue->get_sqe(); }
+  // The queue, for what belongs to its thread. What is thrown here is the request's error.
+  static Queue& on_its_thread(ublk_queue* queue) {
+    if (queue->queue->device_.on_workers())
+      throw std::logic_error("a worker uses the ring or a timer");
+    return *queue->queue;
+  }
+
+  static io_uring_sqe* get_sqe(ublk_queue* queue) { return on_its_thread(queue).get_sqe(); }
 
   static void reserve_sqes(ublk_queue* queue, uint32_t count) {
-    if (io_uring_sq_space_left(&queue->queue->ring_) < count) queue->queue->submit_sqes();
+    Queue& q = on_its_thread(queue);
+    if (io_uring_sq_space_left(&q.ring_) < count) q.submit_sqes();
   }
 
   static void set_timer(ublk_queue* queue, ublk_timer* timer, uint64_t delay) {
-    queue->queue->timers_[timer] = steady_clock::now() + nanoseconds(delay);
+    on_its_thread(queue).timers_[timer] = steady_clock::now() + nanoseconds(delay);
   }
 
   static void cancel_timer(ublk_queue* queue, ublk_timer* timer) {
-    queue->queue->timers_.erase(timer);
+    on_its_thread(queue).timers_.erase(timer);
   }
 
   static void size_changed(ublk_device*, uint64_t) {}
@@ -272,6 +286,13 @@ void Queue::start(uint16_t tag, ublk_op op, uint64_t offset, uint32_t length, ui
   slot.request.buffer = has_data ? slot.buffer : nullptr;
   slot.request.scratch = slot.scratch;
   slot.state = Slot::State::kWaiting;
+  if (device_.on_workers())
+    slot.worker = std::thread([this, &slot] { serve(slot); });
+  else
+    serve(slot);
+}
+
+void Queue::serve(Slot& slot) {
   const int result =
       device_.library_.table().submit(device_.instance_, handle_.get(), &slot.request);
   if (result == UBLK_PENDING) return;
@@ -282,6 +303,7 @@ void Queue::start(uint16_t tag, ublk_op op, uint64_t offset, uint32_t length, ui
 
 int Queue::finish(uint16_t tag) {
   Slot& slot = *slots_.at(tag);
+  if (slot.worker.joinable()) slot.worker.join();
   while (slot.state == Slot::State::kWaiting) turn();
   slot.state = Slot::State::kIdle;
   return slot.result;

@@ -6,20 +6,23 @@
 //   EXPECT_EQ(disk.write(4096, "some text"), 9);
 //
 // Each SQE that the handler puts on the ring can be looked at, and can be given a result in place
-// of being run. For handlers of the models INLINE and RING, whose requests complete on the queue's
-// thread.
+// of being run. An instance of the model WORKERS gets each request on a thread of its own, and
+// finds neither ring nor timers; it must answer at once. With the other models requests complete on
+// the queue's thread.
 #ifndef UBLK_TESTS_SUPPORT_HANDLER_HOST_H
 #define UBLK_TESTS_SUPPORT_HANDLER_HOST_H
 
 #include <liburing.h>
 #include <ublk/handler.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -82,6 +85,7 @@ class Queue {
 
   io_uring_sqe* get_sqe();
   void submit_sqes();
+  void serve(Slot& slot);
   void turn();
   void run_timers();
   std::chrono::nanoseconds until_next_timer() const;
@@ -108,6 +112,7 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   const ublk_geometry& geometry() const { return geometry_; }
+  bool on_workers() const { return geometry_.model == UBLK_MODEL_WORKERS; }
   bool has(uint32_t geometry_flag) const { return geometry_.flags & geometry_flag; }
   Queue& queue(uint32_t index = 0) { return *queues_.at(index); }
 
@@ -122,8 +127,9 @@ class Device {
 
   // Called with each SQE before it is submitted; a value becomes the result in its place.
   std::function<std::optional<int>(const io_uring_sqe&)> on_sqe;
-  std::vector<std::string> log;  // "level text"; level is UBLK_LOG_*
-  unsigned wrong_completions = 0;
+  // "level text"; level is UBLK_LOG_*. To be read while no request is in flight.
+  std::vector<std::string> log;
+  std::atomic<unsigned> wrong_completions = 0;
 
  private:
   friend class Queue;
@@ -133,6 +139,7 @@ class Device {
 
   HandlerLibrary library_;
   std::unique_ptr<ublk_device> handle_;
+  std::mutex log_mutex_;
   std::string error_text_;
   void* instance_ = nullptr;
   ublk_geometry geometry_{};

@@ -25,7 +25,13 @@ using test::pattern;
 
 constexpr size_t kMiB = 1 << 20;
 
-class FileHandlerBlock : public testing::TestWithParam<const char*> {
+struct How {
+  const char* name;
+  const char* direct;
+  const char* io;
+};
+
+class FileHandlerBlock : public testing::TestWithParam<How> {
  protected:
   void SetUp() override {
     const char* path = std::getenv("UBLK_TEST_BLOCK_DEVICE");
@@ -38,17 +44,21 @@ class FileHandlerBlock : public testing::TestWithParam<const char*> {
     close(fd);
   }
 
-  test::Options options() const { return {{"path", path_}, {"direct", GetParam()}}; }
+  test::Options options() const {
+    return {{"path", path_}, {"direct", GetParam().direct}, {"io", GetParam().io}};
+  }
 
   std::string path_;
   uint64_t size_ = 0;
   int block_ = 0;
 };
 
-INSTANTIATE_TEST_SUITE_P(Block, FileHandlerBlock, testing::Values("false", "true"),
-                         [](const auto& direct) {
-                           return std::string(direct.param) == "true" ? "Direct" : "Buffered";
-                         });
+INSTANTIATE_TEST_SUITE_P(Block, FileHandlerBlock,
+                         testing::Values(How{"Buffered", "false", "ring"},
+                                         How{"Direct", "true", "ring"},
+                                         How{"BufferedWorkers", "false", "workers"},
+                                         How{"DirectWorkers", "true", "workers"}),
+                         [](const auto& how) { return std::string(how.param.name); });
 
 TEST_P(FileHandlerBlock, IsAsLargeAsTheDevice) {
   const Device disk("file", options());

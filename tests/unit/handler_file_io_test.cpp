@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT
 //
 // What the file handler does to a file, on a disk's file system and on tmpfs, which lacks some
-// commands, through the page cache and past it.
+// commands, through the page cache and past it, on the ring and on workers.
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <linux/falloc.h>
-#include <linux/fs.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -27,19 +26,6 @@ using test::TempDir;
 using test::zeroes;
 
 constexpr size_t kMiB = 1 << 20;
-
-// One SQE that the handler has put on the ring.
-struct Seen {
-  unsigned opcode;
-  uint64_t offset;
-  uint64_t length;  // of fallocate: in addr
-  unsigned flags;   // rw_flags or fsync_flags; of fallocate: the mode
-};
-
-Seen see(const io_uring_sqe& sqe) {
-  if (sqe.opcode == IORING_OP_FALLOCATE) return {sqe.opcode, sqe.off, sqe.addr, sqe.len};
-  return {sqe.opcode, sqe.off, sqe.len, static_cast<unsigned>(sqe.rw_flags)};
-}
 
 struct Where {
   const char* name;
@@ -190,194 +176,38 @@ TEST_P(FileHandlerIo, FailsAReadOfWhatWasCutOff) {
   EXPECT_EQ(disk.log[0].find("0 " + path_ + ": ends before byte 8192"), 0u) << disk.log[0];
 }
 
-// ------------------------------------------- what is put on the ring, and its errors --
-
-class FileHandlerRing : public testing::Test {
- protected:
-  // Records each SQE, and gives those of an opcode the results that are queued for it.
-  FileHandlerRing() {
-    disk_.on_sqe = [this](const io_uring_sqe& sqe) -> std::optional<int> {
-      seen_.push_back(see(sqe));
-      auto& results = results_[sqe.opcode];
-      if (results.empty()) return std::nullopt;
-      const int result = results.front();
-      results.erase(results.begin());
-      return result;
-    };
+// No process may write past RLIMIT_FSIZE, not even where the file is long enough.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : signal_(std::signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit = {.rlim_cur = bytes, .rlim_max = before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
   }
-
-  int run(ublk_op op, size_t length = 4096, uint32_t flags = 0) {
-    seen_.clear();
-    return disk_.queue().run(op, 0, static_cast<uint32_t>(length), flags);
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, signal_);
   }
-  std::vector<unsigned> opcodes() const {
-    std::vector<unsigned> opcodes;
-    for (const Seen& seen : seen_) opcodes.push_back(seen.opcode);
-    return opcodes;
-  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
 
-  TempDir dir_{"/var/tmp"};
-  const std::string path_ = dir_.make_file("disk.img", 4 * kMiB);
-  Device disk_{"file", {{"path", path_}}};
-  std::vector<Seen> seen_;
-  std::map<unsigned, std::vector<int>> results_;
+ private:
+  rlimit before_{};
+  void (*signal_)(int);
 };
 
-using Opcodes = std::vector<unsigned>;
-
-TEST_F(FileHandlerRing, SyncsDataOnFlush) {
-  EXPECT_EQ(run(UBLK_OP_FLUSH, 0), 0);
-  ASSERT_EQ(opcodes(), Opcodes{IORING_OP_FSYNC});
-  EXPECT_EQ(seen_[0].flags, IORING_FSYNC_DATASYNC);
-}
-
-TEST_F(FileHandlerRing, WritesDurablyOnlyWithFua) {
-  EXPECT_EQ(run(UBLK_OP_WRITE), 4096);
-  ASSERT_EQ(opcodes(), Opcodes{IORING_OP_WRITE});
-  EXPECT_EQ(seen_[0].flags, 0u);
-  EXPECT_EQ(run(UBLK_OP_WRITE, 4096, UBLK_REQUEST_FUA), 4096);
-  ASSERT_EQ(opcodes(), Opcodes{IORING_OP_WRITE});
-  EXPECT_EQ(seen_[0].flags, static_cast<unsigned>(RWF_DSYNC));
-}
-
-TEST_F(FileHandlerRing, SyncsZeroesOnlyWithFua) {
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES), 0);
-  EXPECT_EQ(opcodes(), Opcodes{IORING_OP_FALLOCATE});
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES, 4096, UBLK_REQUEST_FUA), 0);
-  EXPECT_EQ(opcodes(), (Opcodes{IORING_OP_FALLOCATE, IORING_OP_FSYNC}));
-}
-
-TEST_F(FileHandlerRing, FreesSpaceOnlyWhereItMay) {
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES), 0);
-  EXPECT_EQ(seen_.at(0).flags, unsigned{FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE});
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES, 4096, UBLK_REQUEST_NO_UNMAP), 0);
-  EXPECT_EQ(seen_.at(0).flags, unsigned{FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE});
-  EXPECT_EQ(run(UBLK_OP_DISCARD), 0);
-  EXPECT_EQ(seen_.at(0).flags, unsigned{FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE});
-}
-
-TEST_F(FileHandlerRing, PassesErrorsOn) {
-  for (const int error : {-ENOSPC, -EIO, -EDQUOT}) {
-    results_[IORING_OP_WRITE] = {error};
-    EXPECT_EQ(run(UBLK_OP_WRITE), error);
-    results_[IORING_OP_READ] = {error};
-    EXPECT_EQ(run(UBLK_OP_READ), error);
-    results_[IORING_OP_FALLOCATE] = {error};
-    EXPECT_EQ(run(UBLK_OP_DISCARD), error);
-    results_[IORING_OP_FALLOCATE] = {error};
-    EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES), error);
+TEST_P(FileHandlerIo, WritesUpToALimitAndPassesTheErrorOn) {
+  Device disk("file", options());
+  std::ranges::copy(pattern(65536), disk.queue().buffer(0).begin());
+  for (const uint32_t flags : {0u, uint32_t{UBLK_REQUEST_FUA}}) {
+    const FileSizeLimit limit(2 * kMiB);
+    EXPECT_EQ(disk.queue().run(UBLK_OP_WRITE, 2 * kMiB - 8192, 65536, flags), 8192) << flags;
+    EXPECT_EQ(disk.queue().run(UBLK_OP_WRITE, 2 * kMiB, 65536, flags), -EFBIG) << flags;
+    EXPECT_EQ(disk.queue().run(UBLK_OP_WRITE, 3 * kMiB, 65536, flags), -EFBIG) << flags;
   }
-}
-
-TEST_F(FileHandlerRing, TriesAgainWhatWasInterrupted) {
-  results_[IORING_OP_WRITE] = {-EINTR, -EAGAIN, -EINTR};
-  EXPECT_EQ(run(UBLK_OP_WRITE), 4096);
-  EXPECT_EQ(seen_.size(), 4u);
-  results_[IORING_OP_FALLOCATE] = {-EINTR};
-  EXPECT_EQ(run(UBLK_OP_DISCARD), 0);
-  EXPECT_EQ(seen_.size(), 2u);
-}
-
-TEST_F(FileHandlerRing, GivesUpAfterASecond) {
-  results_[IORING_OP_READ] = std::vector<int>(100, -EAGAIN);
-  const auto start = std::chrono::steady_clock::now();
-  EXPECT_EQ(run(UBLK_OP_READ), -EIO);
-  const auto took = std::chrono::steady_clock::now() - start;
-  EXPECT_GT(took, std::chrono::milliseconds(500)) << "busy";
-  EXPECT_EQ(seen_.size(), 11u);
-}
-
-TEST_F(FileHandlerRing, ReturnsAShortResultAsItIs) {
-  results_[IORING_OP_READ] = {1024};
-  EXPECT_EQ(run(UBLK_OP_READ), 1024);
-  results_[IORING_OP_WRITE] = {1000};
-  EXPECT_EQ(run(UBLK_OP_WRITE), 1000);
-}
-
-// So that the rest is aligned.
-TEST_F(FileHandlerRing, CutsAShortResultToWholeBlocksWhenDirect) {
-  const std::string path = dir_.make_file("direct.img", kMiB);
-  const int fd = open(path.c_str(), O_RDONLY | O_DIRECT);
-  if (fd < 0) GTEST_SKIP() << "no O_DIRECT in " << dir_.path();
-  close(fd);
-  Device disk("file", {{"path", path}, {"direct", "true"}});
-  const int block = static_cast<int>(disk.geometry().logical_block_size);
-  int result = 2 * block + 100;
-  disk.on_sqe = [&](const io_uring_sqe&) { return result; };
-  EXPECT_EQ(disk.queue().run(UBLK_OP_WRITE, 0, 65536), 2 * block);
-  result = 100;
-  EXPECT_EQ(disk.queue().run(UBLK_OP_WRITE, 0, 65536), -EIO);
-}
-
-TEST_F(FileHandlerRing, FallsBackToWhatTheFileSystemHas) {
-  disk_.write(0, pattern(kMiB));
-  results_[IORING_OP_FALLOCATE] = {-EOPNOTSUPP, -EOPNOTSUPP};
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES, kMiB), 0);
-  EXPECT_EQ(opcodes(), (Opcodes{IORING_OP_FALLOCATE, IORING_OP_FALLOCATE, IORING_OP_WRITE,
-                                IORING_OP_WRITE, IORING_OP_WRITE, IORING_OP_WRITE}));
-  EXPECT_EQ(disk_.read(0, kMiB), zeroes(kMiB));
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES, 4096), 0);
-  EXPECT_EQ(opcodes(), Opcodes{IORING_OP_WRITE}) << "what it has not is asked for once";
-}
-
-TEST_F(FileHandlerRing, DoesNotCallZeroedWhatIsZeroedInPart) {
-  results_[IORING_OP_FALLOCATE] = {-EOPNOTSUPP, -EOPNOTSUPP};
-  results_[IORING_OP_WRITE] = {256 << 10, -ENOSPC};
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES, kMiB, UBLK_REQUEST_FUA), -ENOSPC);
-  results_[IORING_OP_WRITE] = {256 << 10, 0};
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES, kMiB), -EIO);
-}
-
-TEST_F(FileHandlerRing, WritesTheRestOfZeroesAfterAShortResult) {
-  disk_.write(0, pattern(kMiB));
-  bool first = true;
-  results_[IORING_OP_FALLOCATE] = {-EOPNOTSUPP, -EOPNOTSUPP};
-  disk_.on_sqe = [&](const io_uring_sqe& sqe) -> std::optional<int> {
-    seen_.push_back(see(sqe));
-    if (sqe.opcode == IORING_OP_FALLOCATE) return -EOPNOTSUPP;
-    if (!std::exchange(first, false)) return std::nullopt;
-    return 4096;  // nothing is written, so these bytes keep their data
-  };
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES, 65536), 0);
-  ASSERT_EQ(seen_.size(), 4u);
-  EXPECT_EQ(seen_[3].offset, 4096u);
-  EXPECT_EQ(seen_[3].length, 61440u);
-  Bytes expected = pattern(kMiB);
-  std::fill(expected.begin() + 4096, expected.begin() + 65536, std::byte{0});
-  EXPECT_EQ(disk_.read(0, kMiB), expected);
-}
-
-TEST_F(FileHandlerRing, FailsZeroesThatCouldNotBeSynced) {
-  results_[IORING_OP_FSYNC] = {-EIO};
-  EXPECT_EQ(run(UBLK_OP_WRITE_ZEROES, 4096, UBLK_REQUEST_FUA), -EIO);
-}
-
-// The kernel tells of lost data once, to whoever syncs first.
-TEST_F(FileHandlerRing, FailsEveryFlushAfterDataWereLost) {
-  results_[IORING_OP_FSYNC] = {-EIO};
-  EXPECT_EQ(run(UBLK_OP_FLUSH, 0), -EIO);
-  EXPECT_EQ(run(UBLK_OP_FLUSH, 0), -EIO);
-  EXPECT_TRUE(seen_.empty());
-  ASSERT_EQ(disk_.log.size(), 1u);
-  EXPECT_NE(disk_.log[0].find("could not be made durable"), std::string::npos);
-  EXPECT_EQ(run(UBLK_OP_WRITE), 4096) << "other requests go on";
-}
-
-TEST_F(FileHandlerRing, FailsEveryFlushAfterADurableWriteFailed) {
-  results_[IORING_OP_WRITE] = {-ENOSPC};
-  EXPECT_EQ(run(UBLK_OP_WRITE, 4096, UBLK_REQUEST_FUA), -ENOSPC);
-  EXPECT_EQ(run(UBLK_OP_FLUSH, 0), 0) << "no space is that write's own error";
-  results_[IORING_OP_WRITE] = {-EIO};
-  EXPECT_EQ(run(UBLK_OP_WRITE, 4096, UBLK_REQUEST_FUA), -EIO);
-  EXPECT_EQ(run(UBLK_OP_FLUSH, 0), -EIO);
-}
-
-TEST_F(FileHandlerRing, FailsAFlushThatWasOnItsWayWhenAnotherFailed) {
-  results_[IORING_OP_FSYNC] = {-EIO, 0};
-  disk_.queue().start(0, UBLK_OP_FLUSH, 0, 0);
-  disk_.queue().start(1, UBLK_OP_FLUSH, 0, 0);
-  EXPECT_EQ(disk_.queue().finish(0), -EIO);
-  EXPECT_EQ(disk_.queue().finish(1), -EIO);
+  disk.flush();
+  EXPECT_EQ(disk.read(2 * kMiB - 8192, 8192), pattern(8192));
+  EXPECT_EQ(disk.read(2 * kMiB, 65536), zeroes(65536));
 }
 
 }  // namespace
