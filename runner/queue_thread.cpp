@@ -85,10 +85,10 @@ void QueueThread::set_up() {
 void QueueThread::serve() {
   RateLimit errors;
   while (!ending_) {
+    if (ring_->in_flight() == 1 && !feeder_.empty()) poll_for_answer();
     ring_->prepare_wait();
     if (!visits_.empty()) visit_all();
-    feeder_.flush();
-    const int rc = io_uring_submit_and_wait(&uring_, 1);
+    const int rc = enter();
     ++turns_;
     ring_->wait_over();
     unsigned head;
@@ -104,6 +104,22 @@ void QueueThread::serve() {
     if (rc < 0 && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY && errors.allow(skipped))
       log(LogLevel::kError, {}, "io_uring_enter: %s", g_strerror(-rc));
   }
+}
+
+void QueueThread::poll_for_answer() {
+  if (io_uring_sq_ready(&uring_) != 0) return;
+  feeder_.flush();
+  lone_request_poll_.wait([this] { return ring_->has_news(); });
+}
+
+// Submits, and waits for completions. Workers are woken after everything else: one may take this
+// thread's CPU at once, and what is not submitted by then would wait for it. That is put off for
+// one turn at most, since there may be something to submit in every turn.
+int QueueThread::enter() {
+  workers_put_off_ = !workers_put_off_ && !feeder_.empty() && io_uring_sq_ready(&uring_) != 0;
+  if (workers_put_off_) return io_uring_submit_and_get_events(&uring_);
+  feeder_.flush();
+  return io_uring_submit_and_wait(&uring_, 1);
 }
 
 void QueueThread::visit_all() {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "async.h"
+#include "lone_request_poll.h"
 #include "main_context.h"
 #include "ring_timers.h"
 #include "shared_pools.h"
@@ -58,6 +59,8 @@ class QueueThread final : private ublk::BufferPool::Waker {
   void main(std::promise<void>& started);
   void set_up();
   void serve();
+  void poll_for_answer();
+  int enter();
   void visit_all();
   void call_soon() noexcept override;
   void dispatch(const io_uring_cqe& cqe);
@@ -73,6 +76,8 @@ class QueueThread final : private ublk::BufferPool::Waker {
   std::optional<ublk::BufferPool::Cache> buffers_;  // others may call call_soon() while it is there
   std::vector<std::function<bool()>> visits_;
   bool ending_ = false;
+  bool workers_put_off_ = false;  // in the last turn
+  LoneRequestPoll lone_request_poll_;
   uint64_t turns_ = 0;  // of the loop, ever
   std::thread thread_;
 };

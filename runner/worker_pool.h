@@ -251,6 +251,8 @@ class WorkerPool::Feeder {
     items_.push(item);
   }
 
+  bool empty() const { return items_.empty(); }
+
   // Publishes what was added. It must be called before the thread sleeps. Costs nothing if there is
   // nothing; else wakes a thread if one is wanted, or starts it if there is none.
   void flush() {

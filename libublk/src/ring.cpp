@@ -29,8 +29,8 @@ constexpr unsigned kFileSlots =
 
 unsigned Ring::init(io_uring* uring, unsigned cq_entries) {
   io_uring_params params{};
-  params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SINGLE_ISSUER |
-                 IORING_SETUP_DEFER_TASKRUN;
+  params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                 IORING_SETUP_TASKRUN_FLAG;
   params.cq_entries = cq_entries;
   if (const int rc = io_uring_queue_init_params(kSubmitEntries, uring, &params); rc < 0)
     throw Error(-rc, "io_uring_setup",

@@ -52,7 +52,7 @@ namespace ublk {
 
 class UBLK_EXPORT Ring {
  public:
-  // Sets up an io_uring as serving wants it: SINGLE_ISSUER, DEFER_TASKRUN, COOP_TASKRUN, a submit
+  // Sets up an io_uring as serving wants it: SINGLE_ISSUER, DEFER_TASKRUN, TASKRUN_FLAG, a submit
   // queue of 256, room for `cq_entries` completions (a power of two up to 65536: the sum of all
   // queues' depths and the caller's own I/O; beyond it nothing is lost, but it gets slower), and a
   // sparse file table, whose size it returns: 0 if the system refuses one. Call it on the thread
@@ -85,6 +85,13 @@ class UBLK_EXPORT Ring {
   // here until wait_over() other threads write to the ring's eventfd when they complete a request.
   void prepare_wait();
   void wait_over();
+  // Without a system call, for a thread that looks again before it waits: prepare_wait() would take
+  // in something, or the kernel has completions, which it delivers when it is asked.
+  bool has_news() const {
+    return completed_.load(std::memory_order_relaxed) > kAsleep ||
+           has_posted_.load(std::memory_order_relaxed) || io_uring_cq_ready(uring_) != 0 ||
+           (IO_URING_READ_ONCE(*uring_->sq.kflags) & IORING_SQ_TASKRUN) != 0;
+  }
 
   // Submits, waits for at least one completion, and dispatches all that are there. `other` gets
   // those that are not the library's. Returns 0 or -errno of io_uring_enter (-EINTR).
@@ -106,6 +113,8 @@ class UBLK_EXPORT Ring {
   io_uring* uring() const { return uring_; }
   bool on_own_thread() const { return pthread_equal(pthread_self(), thread_) != 0; }
   size_t nr_queues() const { return nr_queues_; }
+  // Requests of all queues that the server has.
+  size_t in_flight() const { return in_flight_; }
 
   // Since the ring was made: requests completed by other threads (for the ring's thread), and
   // writes to the eventfd (any thread).
@@ -166,7 +175,7 @@ class UBLK_EXPORT Ring {
   };
   std::vector<UsedBuffer> used_buffers_;
   size_t nr_queues_ = 0;
-  size_t in_flight_ = 0;  // requests of all queues in the server's hands
+  size_t in_flight_ = 0;
   uint64_t remote_completions_ = 0;
 
   // Completed by other threads: the first slot of a list, or kEmpty, or kAsleep: empty, and the
