@@ -59,6 +59,7 @@ class Disk {
   void geometry(ublk_geometry& geometry) const;
   void fence(std::chrono::milliseconds timeout);
   int fd() const { return backing_.fd(); }
+  bool is_block_device() const { return backing_.is_block_device(); }
   const ublk_host& host() const { return host_; }
 
   // Each returns the request's result, or UBLK_PENDING: then op.command is to be run after op.delay

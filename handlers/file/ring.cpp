@@ -4,11 +4,14 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <linux/fs.h>
+#include <sys/utsname.h>
+
+#include <cstdio>
 
 namespace file {
 namespace {
 
-constexpr uint32_t kBlockDiscard = _IO(0x12, 0);  // BLOCK_URING_CMD_DISCARD, since Linux 6.12
+constexpr uint32_t kBlockDiscard = _IO(0x12, 0);  // BLOCK_URING_CMD_DISCARD
 
 void prepare(io_uring_sqe* sqe, int fd, const Command& command) {
   switch (command.kind) {
@@ -56,6 +59,15 @@ void on_event(ublk_event* event, int32_t result, uint32_t) {
 }
 
 }  // namespace
+
+bool ring_discards_block_devices() {
+  utsname system;
+  int major = 0;
+  int minor = 0;
+  if (uname(&system) != 0 || std::sscanf(system.release, "%d.%d", &major, &minor) != 2)
+    return false;
+  return major > 6 || (major == 6 && minor >= 12);
+}
 
 int serve_on_ring(Disk& disk, const ublk::Io& io, Disk::Begin begin) {
   RingOp& op = io.scratch<RingOp>();

@@ -18,6 +18,9 @@ struct RingOp : Op, ublk_event, ublk_timer {
   uint64_t id;
 };
 
+// Whether the ring has the discard command of block devices: since Linux 6.12.
+bool ring_discards_block_devices();
+
 int serve_on_ring(Disk& disk, const ublk::Io& io, Disk::Begin begin);
 
 }  // namespace file
