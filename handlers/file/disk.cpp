@@ -104,6 +104,7 @@ void Disk::fence(milliseconds timeout) {
                               backing_.path() + ": locked by " + lock_holder(backing_.fd()));
     poll(nullptr, 0, static_cast<int>(std::min(left, kLockInterval).count()));
   }
+  if (!backing_.read_only()) write_back_.emplace(backing_.fd());
 }
 
 // ---------------------------------------------------------------- commands --
@@ -167,8 +168,7 @@ int Disk::write(Op& op, const ublk::Io& io) {
 }
 
 int Disk::write_done(Op& op, int result) {
-  if (op.fua && result < 0 && !is_error_of_one_write(result)) remember_sync_error(result);
-  return whole_blocks(op, result);
+  return whole_blocks(op, op.fua && !is_error_of_one_write(result) ? synced(result) : result);
 }
 
 // O_DIRECT can't go on in the middle of a block, where a short result of its buffered fallback may
@@ -188,13 +188,21 @@ int Disk::flush(Op& op, const ublk::Io&) {
 }
 
 int Disk::flush_done(Op&, int result) {
-  if (result < 0) remember_sync_error(result);
-  return sync_error_.load(std::memory_order_relaxed);
+  result = synced(result);
+  return result < 0 ? result : sync_error_.load(std::memory_order_relaxed);
 }
 
-// The kernel reports a failed write-back once and then forgets it, with the data. Whose flush got
-// the error is chance (another partition's, maybe), and the next would succeed, though data are
-// lost. So all flushes fail from then on, until the device is opened anew.
+// The result of a sync, or of a write that syncs itself.
+int Disk::synced(int result) {
+  if (result >= 0)
+    if (const int error = write_back_->error(); error != 0) result = error;
+  if (result < 0) remember_sync_error(result);
+  return result;
+}
+
+// The kernel reports a failed write-back and then forgets it, with the data. Whose flush got the
+// error is chance (another partition's, maybe), and the next would succeed, though data are lost.
+// So all flushes fail from then on, until the device is opened anew.
 void Disk::remember_sync_error(int error) {
   int none = 0;
   if (sync_error_.compare_exchange_strong(none, error, std::memory_order_relaxed))
@@ -263,9 +271,6 @@ int Disk::write_of_zeroes_done(Op& op, int result) {
 
 int Disk::zeroed(Op& op) { return op.fua ? issue(op, kSyncData, &Disk::zeroes_synced) : 0; }
 
-int Disk::zeroes_synced(Op&, int result) {
-  if (result < 0) remember_sync_error(result);
-  return result;
-}
+int Disk::zeroes_synced(Op&, int result) { return synced(result); }
 
 }  // namespace file

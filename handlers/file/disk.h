@@ -11,9 +11,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <ublk/handler.hpp>
 
 #include "backing.h"
+#include "write_back_watch.h"
 
 namespace file {
 
@@ -91,11 +93,13 @@ class Disk {
   int zeroes_synced(Op& op, int result);
 
   int whole_blocks(const Op& op, int result) const;
+  int synced(int result);
   void remember_sync_error(int error);
 
   const ublk_host& host_;
   ublk_device* const device_;
   Backing backing_;
+  std::optional<WriteBackWatch> write_back_;  // once the file may be written to
   std::atomic<bool> can_punch_hole_{true};
   std::atomic<bool> can_zero_range_{true};
   std::atomic<bool> told_of_end_{false};

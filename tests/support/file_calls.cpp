@@ -68,6 +68,12 @@ int fdatasync(int fd) {
   return test::look_or_call(call, "fdatasync", fdatasync, fd);
 }
 
+int sync_file_range(int fd, off_t offset, off_t length, unsigned flags) {
+  const test::FileCall call = {IORING_OP_SYNC_FILE_RANGE, static_cast<uint64_t>(offset),
+                               static_cast<uint64_t>(length), flags};
+  return test::look_or_call(call, "sync_file_range", sync_file_range, fd, offset, length, flags);
+}
+
 int fallocate(int fd, int mode, off_t offset, off_t length) {
   const test::FileCall call = {IORING_OP_FALLOCATE, static_cast<uint64_t>(offset),
                                static_cast<uint64_t>(length), static_cast<unsigned>(mode)};

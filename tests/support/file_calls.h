@@ -14,7 +14,7 @@
 namespace test {
 
 struct FileCall {
-  unsigned opcode;  // IORING_OP_READ, WRITE, FSYNC, FALLOCATE
+  unsigned opcode;  // IORING_OP_READ, WRITE, FSYNC, SYNC_FILE_RANGE, FALLOCATE
   uint64_t offset;
   uint64_t length;
   unsigned flags;  // RWF_* or IORING_FSYNC_*; of fallocate: the mode
@@ -22,9 +22,10 @@ struct FileCall {
 
 FileCall file_call(const io_uring_sqe& sqe);
 
-// While it lives, each pread, pwritev2, fdatasync and fallocate of this program, libraries
-// included, is shown to `look` on the caller's thread. What `look` returns becomes the result,
-// -errno for an error, and the call is not made. Make and destroy it while there are no such calls.
+// While it lives, each pread, pwritev2, fdatasync, sync_file_range and fallocate of this program,
+// libraries included, is shown to `look` on the caller's thread. What `look` returns becomes the
+// result, -errno for an error, and the call is not made. Make and destroy it while there are no
+// such calls.
 class FileCallHook {
  public:
   using Look = std::function<std::optional<int>(const FileCall&)>;

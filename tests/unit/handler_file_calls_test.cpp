@@ -65,7 +65,11 @@ class FileHandlerCalls : public testing::TestWithParam<const char*> {
     results.erase(results.begin());
     return result;
   };
-  const test::FileCallHook hook_{[this](const FileCall& call) { return look_(call); }};
+  std::atomic<bool> data_lost_ = false;  // what the kernel says when it is asked
+  const test::FileCallHook hook_{[this](const FileCall& call) -> std::optional<int> {
+    if (call.opcode != IORING_OP_SYNC_FILE_RANGE) return look_(call);
+    return data_lost_ ? std::optional(-EIO) : std::nullopt;
+  }};
 };
 
 INSTANTIATE_TEST_SUITE_P(Io, FileHandlerCalls, testing::Values("ring", "workers"),
@@ -218,6 +222,21 @@ TEST_P(FileHandlerCalls, FailsEveryFlushAfterADurableWriteFailed) {
   results_[IORING_OP_WRITE] = {-EIO};
   EXPECT_EQ(run(UBLK_OP_WRITE, 4096, UBLK_REQUEST_FUA), -EIO);
   EXPECT_EQ(run(UBLK_OP_FLUSH, 0), -EIO);
+}
+
+// Another one got the error and has not told of it yet.
+TEST_P(FileHandlerCalls, FailsASuccessfulSyncAfterDataWereLost) {
+  for (const auto& [op, flags] : {std::pair{UBLK_OP_FLUSH, 0u},
+                                  {UBLK_OP_WRITE, UBLK_REQUEST_FUA},
+                                  {UBLK_OP_WRITE_ZEROES, UBLK_REQUEST_FUA}}) {
+    Device disk("file", {{"path", dir_.make_file("lost.img", kMiB)}, {"io", GetParam()}});
+    const uint32_t length = op == UBLK_OP_FLUSH ? 0 : 4096;
+    EXPECT_GE(disk.queue().run(op, 0, length, flags), 0) << op;
+    data_lost_ = true;
+    EXPECT_EQ(disk.queue().run(op, 0, length, flags), -EIO) << op;
+    data_lost_ = false;
+    EXPECT_EQ(disk.queue().run(UBLK_OP_FLUSH, 0, 0), -EIO) << "once told";
+  }
 }
 
 TEST_P(FileHandlerCalls, FailsAFlushThatWasOnItsWayWhenAnotherFailed) {
