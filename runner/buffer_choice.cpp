@@ -15,51 +15,11 @@ namespace {
 namespace abi = ublk::abi;
 using ublk::BufferMode;
 
+constexpr uint64_t kZeroCopyFlags = abi::kFlagAutoBufReg | abi::kFlagUserCopy;
+
 bool moves_data(const ublk_handler& handler) { return handler.flags & UBLK_HANDLER_MOVES_DATA; }
 
-bool has(uint64_t features, BufferMode mode) {
-  const uint64_t flag = buffer_mode_flag(mode);
-  return (features & flag) == flag;
-}
-
-const char* requirement(BufferMode mode) {
-  return mode == BufferMode::kUserCopy ? "UBLK_F_USER_COPY, Linux 6.5"
-                                       : "UBLK_F_NEED_GET_DATA, Linux 6.0";
-}
-
-BufferChoice forced(BufferMode mode, uint64_t features) {
-  if (!has(features, mode))
-    throw std::runtime_error(std::string("buffer = ") + buffer_mode_name(mode) +
-                             ": this kernel can't (" + requirement(mode) + ")");
-  return {.mode = mode, .reason = "configured", .charge = nullptr};
-}
-
-BufferChoice automatic(const ublk_handler& handler, uint64_t features, size_t copy_bytes,
-                       ublk::BufferPool& pool) {
-  if (moves_data(handler) && has(features, BufferMode::kUserCopy))
-    return {.mode = BufferMode::kUserCopy, .reason = "the handler moves data itself", .charge = {}};
-  if (handler.alloc_io_buffer != nullptr)
-    return {.mode = BufferMode::kCopy, .reason = "the handler has its own buffers", .charge = {}};
-  try {
-    auto charge =
-        std::make_unique<ublk::BufferPool::Charge>(pool, copy_bytes, pool.stats().budget / 2);
-    return {.mode = BufferMode::kCopy,
-            .reason = format_size(copy_bytes) + " of buffer_memory at most",
-            .charge = std::move(charge)};
-  } catch (const ublk::Error&) {
-    const BufferMode mode = has(features, BufferMode::kGetData)    ? BufferMode::kGetData
-                            : has(features, BufferMode::kUserCopy) ? BufferMode::kUserCopy
-                                                                   : BufferMode::kCopy;
-    return {.mode = mode,
-            .reason =
-                "copy needs up to " + format_size(copy_bytes) + ", more than buffer_memory allows",
-            .charge = nullptr};
-  }
-}
-
-}  // namespace
-
-uint64_t buffer_mode_flag(BufferMode mode) {
+uint64_t mode_flag(BufferMode mode) {
   switch (mode) {
     case BufferMode::kGetData:
       return abi::kFlagNeedGetData;
@@ -71,7 +31,7 @@ uint64_t buffer_mode_flag(BufferMode mode) {
   return 0;
 }
 
-const char* buffer_mode_name(BufferMode mode) {
+const char* mode_name(BufferMode mode) {
   switch (mode) {
     case BufferMode::kGetData:
       return "get-data";
@@ -83,19 +43,92 @@ const char* buffer_mode_name(BufferMode mode) {
   return "copy";
 }
 
-BufferChoice choose_buffer_mode(BufferOption option, const ublk_handler& handler, uint64_t features,
-                                size_t copy_bytes, ublk::BufferPool& pool) {
+bool has(uint64_t features, uint64_t flags) { return (features & flags) == flags; }
+
+const char* requirement(BufferMode mode) {
+  return mode == BufferMode::kUserCopy ? "UBLK_F_USER_COPY, Linux 6.5"
+                                       : "UBLK_F_NEED_GET_DATA, Linux 6.0";
+}
+
+BufferChoice chosen(BufferMode mode, std::string reason) {
+  return {.mode = mode, .zero_copy = false, .reason = std::move(reason), .charge = nullptr};
+}
+
+BufferChoice forced(BufferMode mode, uint64_t features) {
+  if (!has(features, mode_flag(mode)))
+    throw std::runtime_error(std::string("buffer = ") + mode_name(mode) + ": this kernel can't (" +
+                             requirement(mode) + ")");
+  return chosen(mode, "configured");
+}
+
+BufferChoice automatic(const BufferNeeds& needs, ublk::BufferPool& pool) {
+  const bool has_user_copy = has(needs.features, abi::kFlagUserCopy);
+  if (moves_data(needs.handler) && has_user_copy)
+    return chosen(BufferMode::kUserCopy, "the handler moves data itself");
+  if (needs.handler.alloc_io_buffer != nullptr)
+    return chosen(BufferMode::kCopy, "the handler has its own buffers");
+  try {
+    auto charge =
+        std::make_unique<ublk::BufferPool::Charge>(pool, needs.copy_bytes, pool.stats().budget / 2);
+    return {.mode = BufferMode::kCopy,
+            .zero_copy = false,
+            .reason = format_size(needs.copy_bytes) + " of buffer_memory at most",
+            .charge = std::move(charge)};
+  } catch (const ublk::Error&) {
+    const BufferMode mode = has(needs.features, abi::kFlagNeedGetData) ? BufferMode::kGetData
+                            : has_user_copy                            ? BufferMode::kUserCopy
+                                                                       : BufferMode::kCopy;
+    return chosen(mode, "copy needs up to " + format_size(needs.copy_bytes) +
+                            ", more than buffer_memory allows");
+  }
+}
+
+// nullptr: it can be had; else why not.
+const char* obstacle_to_zero_copy(BufferOption option, const BufferNeeds& needs) {
+  if (!needs.handler_can_zero_copy) return "the handler can't, with these options";
+  if (!has(needs.features, kZeroCopyFlags))
+    return "this kernel can't (UBLK_F_AUTO_BUF_REG, Linux 6.16)";
+  if (option != BufferOption::kAuto && option != BufferOption::kUserCopy)
+    return "expected buffer = auto or user-copy beside it";
+  return nullptr;
+}
+
+}  // namespace
+
+uint64_t buffer_flags(const BufferChoice& choice) {
+  return mode_flag(choice.mode) | (choice.zero_copy ? kZeroCopyFlags : 0);
+}
+
+const char* buffer_name(const BufferChoice& choice) {
+  return choice.zero_copy ? "zero-copy" : mode_name(choice.mode);
+}
+
+BufferChoice choose_buffer_mode(BufferOption option, ZeroCopyOption zero_copy,
+                                const BufferNeeds& needs, ublk::BufferPool& pool) {
+  const bool automatic_too = zero_copy == ZeroCopyOption::kAuto && option == BufferOption::kAuto;
+  if (zero_copy == ZeroCopyOption::kOn || automatic_too) {
+    const char* obstacle = obstacle_to_zero_copy(option, needs);
+    if (obstacle == nullptr) {
+      const bool configured = zero_copy == ZeroCopyOption::kOn;
+      BufferChoice choice =
+          chosen(BufferMode::kUserCopy, configured ? "configured" : "the handler can");
+      choice.zero_copy = true;
+      return choice;
+    }
+    if (zero_copy == ZeroCopyOption::kOn)
+      throw std::runtime_error(std::string("zero_copy = on: ") + obstacle);
+  }
   switch (option) {
     case BufferOption::kCopy:
-      return forced(BufferMode::kCopy, features);
+      return forced(BufferMode::kCopy, needs.features);
     case BufferOption::kGetData:
-      return forced(BufferMode::kGetData, features);
+      return forced(BufferMode::kGetData, needs.features);
     case BufferOption::kUserCopy:
-      return forced(BufferMode::kUserCopy, features);
+      return forced(BufferMode::kUserCopy, needs.features);
     case BufferOption::kAuto:
       break;
   }
-  return automatic(handler, features, copy_bytes, pool);
+  return automatic(needs, pool);
 }
 
 std::shared_ptr<ublk::BufferPool::Device> pool_share(BufferMode mode, const ublk_handler& handler,

@@ -15,24 +15,33 @@
 
 namespace ublk_runner {
 
-// The words of the key "buffer", in their order.
+// The words of the keys "buffer" and "zero_copy", in their order.
 enum class BufferOption : uint8_t { kAuto, kCopy, kGetData, kUserCopy };
+enum class ZeroCopyOption : uint8_t { kAuto, kOn, kOff };
+
+struct BufferNeeds {
+  const ublk_handler& handler;
+  bool handler_can_zero_copy;  // UBLK_GEOMETRY_ZERO_COPY
+  uint64_t features;           // the kernel's, abi::kFlag*
+  size_t copy_bytes;           // what copy mode needs at worst, a buffer for each tag
+};
 
 struct BufferChoice {
   ublk::BufferMode mode = ublk::BufferMode::kCopy;
+  bool zero_copy = false;                            // data of requests is registered, where it can
   std::string reason;                                // for the log
   std::unique_ptr<ublk::BufferPool::Charge> charge;  // copy mode, chosen by us: its worst case
 };
 
-// `features`: the kernel's, abi::kFlag*. `copy_bytes`: what copy mode needs at worst, a buffer for
-// each tag. Throws std::runtime_error if the kernel lacks the mode that is asked for.
+// Throws std::runtime_error if the kernel or the handler lacks what is asked for.
 //
-// Automatic: user-copy for a handler that moves data itself; copy, which is the cheapest, for one
+// Automatic: zero copy for a handler that can, with user-copy for what can't be registered;
+// user-copy for a handler that moves data itself; copy, which is the cheapest, for one
 // that has its own buffers, and for the others as long as half of the pool is left for devices that
 // need it; else get-data, where a read costs no more than in copy mode. Control thread: two devices
 // at a time would count on the same half.
-BufferChoice choose_buffer_mode(BufferOption option, const ublk_handler& handler, uint64_t features,
-                                size_t copy_bytes, ublk::BufferPool& pool);
+BufferChoice choose_buffer_mode(BufferOption option, ZeroCopyOption zero_copy,
+                                const BufferNeeds& needs, ublk::BufferPool& pool);
 
 // The device's share of the pool, where its mode needs one; else nullptr. Throws
 // std::runtime_error: buffer_memory is too small.
@@ -40,9 +49,9 @@ std::shared_ptr<ublk::BufferPool::Device> pool_share(ublk::BufferMode mode,
                                                      const ublk_handler& handler,
                                                      ublk::BufferPool& pool, size_t max_io_size);
 
-// The flag that asks the kernel for the mode; 0: none is needed.
-uint64_t buffer_mode_flag(ublk::BufferMode mode);
-const char* buffer_mode_name(ublk::BufferMode mode);
+// The flags that ask the kernel for it.
+uint64_t buffer_flags(const BufferChoice& choice);
+const char* buffer_name(const BufferChoice& choice);
 
 }  // namespace ublk_runner
 

@@ -164,6 +164,18 @@ constexpr std::array kDeviceKeys = {
                       [](DeviceConfig& d, const ublk_option_value& v) {
                         d.buffer = static_cast<BufferOption>(v.number);
                       }},
+    Key<DeviceConfig>{{.name = "zero_copy",
+                       .type = UBLK_OPTION_CHOICE,
+                       .flags = 0,
+                       .default_value = "auto",
+                       .minimum = 0,
+                       .maximum = 0,
+                       .choices = "auto|on|off",
+                       .help = "Whether the storage is read and written right from and to the "
+                               "memory of whoever uses the device."},
+                      [](DeviceConfig& d, const ublk_option_value& v) {
+                        d.zero_copy = static_cast<ZeroCopyOption>(v.number);
+                      }},
 };
 
 template <class Target, size_t N>

@@ -56,6 +56,7 @@ struct DeviceConfig {
   bool read_only = false;
   uint32_t workers = 0;  // threads at a time, if its handler works on them; 0: as the handler says
   BufferOption buffer = BufferOption::kAuto;
+  ZeroCopyOption zero_copy = ZeroCopyOption::kAuto;
   std::map<std::string, Setting> options;  // the handler's, unparsed
   Location location;                       // of the group
   Location handler_location;               // of the key "handler"

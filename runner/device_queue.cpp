@@ -68,6 +68,7 @@ void DeviceQueue::open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<v
   mode_ = ublk::buffer_mode(node->info());
   copies_ = mode_ == ublk::BufferMode::kUserCopy && !moves_data_;
   tag_buffer_flag_ = mode_ == ublk::BufferMode::kCopy ? uint32_t{UBLK_REQUEST_TAG_BUFFER} : 0;
+  zero_copy_ = (node->info().flags & abi::kFlagAutoBufReg) != 0;
   if (moves_data_) node_ = node;
   try {
     if (handler_.buffers != nullptr) waiters_ = AnonymousMemory(depth_ * sizeof(BufferWaiter));
@@ -84,6 +85,10 @@ void DeviceQueue::failed(ublk::Queue&, uint16_t tag, int error) { events_.failed
 
 void DeviceQueue::stopped(ublk::Queue&) {
   queue_ = nullptr;
+  if (zero_copy_)
+    log(LogLevel::kDebug, handler_.device,
+        "queue %u: %" PRIu64 " requests with zero copy, %" PRIu64 " fell back to a copy", index_,
+        nr_registered_, nr_fallen_back_);
   // A handler that has not answered may still move data, with this descriptor.
   if (life_ != Life::kAbandoned) node_.reset();
   events_.released();
@@ -145,13 +150,22 @@ void DeviceQueue::dispatch(Tag& tag) {
   request.op = op;
   request.tag = number;
   request.buffer = nullptr;
+  request.buffer_index = -1;
   request.scratch = scratch_stride_ == 0 ? nullptr : scratch_ + number * scratch_stride_;
   if (tag.has_data) {
     request.buffer = whole.buffer();
     if (!std::exchange(tag.spoilt, false)) request.flags |= tag_buffer_flag_;
+    if (zero_copy_ && find_registered(tag)) return start(tag);
     if (request.buffer == nullptr && handler_.buffers != nullptr) return get_buffer(tag);
   }
   start(tag);
+}
+
+bool DeviceQueue::find_registered(Tag& tag) {
+  tag.request.buffer_index = tag.whole.buffer_index();
+  const bool registered = tag.request.buffer_index >= 0;
+  ++(registered ? nr_registered_ : nr_fallen_back_);
+  return registered;
 }
 
 // The request has its data, or memory for it.
@@ -239,7 +253,10 @@ void DeviceQueue::take_rest(Tag& tag) {
   const uint32_t done = tag.length - tag.left;
   tag.request.offset = tag.whole.offset() + done;
   tag.request.length = tag.left;
-  if (std::byte* buffer = tag.whole.buffer()) tag.request.buffer = buffer + done;
+  if (std::byte* buffer = tag.whole.buffer())
+    tag.request.buffer = buffer + done;
+  else if (tag.request.buffer_index >= 0)
+    tag.request.buffer = reinterpret_cast<void*>(uintptr_t{done});
 }
 
 // Gives the request its id, under which it can be completed from now on.
@@ -268,7 +285,7 @@ bool DeviceQueue::settle(Tag& tag, int result, ublk::WakeupBatch* wakeups) {
   if (result > 0 && static_cast<uint32_t>(result) <= tag.left) {
     tag.left -= static_cast<uint32_t>(result);
     if (tag.left != 0) return true;
-    if (copies_ && tag.request.op == UBLK_OP_READ)
+    if (copies_ && tag.request.op == UBLK_OP_READ && tag.whole.buffer() != nullptr)
       finish_copied_read(tag, static_cast<int>(tag.length), wakeups);
     else
       tag.whole.complete(static_cast<int>(tag.length), wakeups);

@@ -49,7 +49,8 @@ struct DeviceQueueEvents {
 //   user-copy  a buffer of the pool, to which the data of a write is copied before submit() and
 //              from which that of a read is copied after it: by the ring for who works on the
 //              queue's thread, else by the worker or whoever completes. No buffer and no copy for a
-//              handler that moves data itself.
+//              handler that moves data itself, nor for data that the kernel has registered in the
+//              ring for us (zero copy)
 //
 // The life of a queue, on its thread:
 //
@@ -137,6 +138,7 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void take_held(Visit visit);
   void dispatch(Tag& tag);
   int check(uint8_t op, uint64_t sector, uint64_t sectors) const;
+  bool find_registered(Tag& tag);
   void ready(Tag& tag);
   void start(Tag& tag);
   void serve(Tag& tag);
@@ -174,7 +176,8 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void* instance_;
   RequestRules rules_;
   Intake intake_ = Intake::kOpen;
-  bool copies_ = false;  // the data of reads and writes, in user-copy mode
+  bool copies_ = false;     // the data of reads and writes, in user-copy mode
+  bool zero_copy_ = false;  // unless it is registered in the ring
   uint32_t tag_buffer_flag_ = 0;
   const uint16_t index_;
   const uint16_t depth_;
@@ -189,6 +192,8 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   // The tags' data. Kept until the object goes, for a handler that has not answered.
   AnonymousMemory buffers_;
   AnonymousMemory waiters_;
+  uint64_t nr_registered_ = 0;  // reads and writes with zero copy, ever
+  uint64_t nr_fallen_back_ = 0;
   std::shared_ptr<ublk::DeviceNode> node_;  // while the handler may move data
   void* handler_data_ = nullptr;
   ublk::Queue* queue_ = nullptr;  // while the kernel has it

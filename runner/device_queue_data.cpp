@@ -151,7 +151,7 @@ int check_part(const ublk_request& request, uint8_t op, uint32_t length, uint32_
 // The part of the tag's request as bytes of a buffer, or nullptr: the kernel has them.
 std::byte* DeviceQueue::buffer_at(const Tag& tag, uint32_t offset) {
   auto* buffer = static_cast<std::byte*>(tag.request.buffer);
-  return buffer == nullptr ? nullptr : buffer + offset;
+  return buffer == nullptr || tag.request.buffer_index >= 0 ? nullptr : buffer + offset;
 }
 
 off_t DeviceQueue::position(const Tag& tag, uint32_t offset) const {
@@ -190,7 +190,7 @@ int32_t DeviceQueue::move_on_ring(const ublk_request& request, void* memory, uin
                                   uint32_t offset, ublk_event& event) {
   const Tag* tag = waiting_for(request.id);
   if (tag == nullptr) return -EALREADY;
-  if (tag->request.buffer != nullptr)
+  if (buffer_at(*tag, 0) != nullptr)
     return request.op == UBLK_OP_WRITE ? read_data(request, memory, length, offset)
                                        : write_data(request, memory, length, offset);
   const uint8_t op = request.op == UBLK_OP_WRITE ? UBLK_OP_WRITE : UBLK_OP_READ;

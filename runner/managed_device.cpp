@@ -126,6 +126,7 @@ Task<> ManagedDevice::open_handler() {
   const ublk_geometry geometry = co_await wait_for_handler(describing, kGeometryLimit, "geometry");
   params_ = checked_params(geometry);
   max_queues_ = geometry.max_queues;
+  can_zero_copy_ = geometry.model == UBLK_MODEL_RING && geometry.flags & UBLK_GEOMETRY_ZERO_COPY;
   if (geometry.model == UBLK_MODEL_WORKERS)
     instance_->use_workers(config_.workers != 0 ? config_.workers : geometry.workers);
 
@@ -165,10 +166,11 @@ void ManagedDevice::choose_buffers(abi::DevInfo& wanted) {
   const ublk_handler& handler = instance_->table();
   ublk::BufferPool& pool = services_.pools->buffers();
   const size_t max_io_size = wanted.max_io_buf_bytes;
-  buffers_ = choose_buffer_mode(config_.buffer, handler, services_.commands.features(),
-                                max_io_size * wanted.queue_depth * wanted.nr_hw_queues, pool);
+  const BufferNeeds needs = {handler, can_zero_copy_, services_.commands.features(),
+                             max_io_size * wanted.queue_depth * wanted.nr_hw_queues};
+  buffers_ = choose_buffer_mode(config_.buffer, config_.zero_copy, needs, pool);
   pool_share_ = pool_share(buffers_.mode, handler, pool, max_io_size);
-  wanted.flags |= buffer_mode_flag(buffers_.mode);
+  wanted.flags |= buffer_flags(buffers_);
 }
 
 void ManagedDevice::open_queue(uint16_t index) {
@@ -225,8 +227,7 @@ Task<> ManagedDevice::start_disk() {
   log(LogLevel::kInfo, name(), "%s: %s, %llu bytes, %u queues of %u, buffers: %s (%s)",
       node.c_str(), config_.handler.c_str(),
       static_cast<unsigned long long>(params_.basic.dev_sectors) * abi::kSectorSize,
-      info_.nr_hw_queues, info_.queue_depth, buffer_mode_name(buffers_.mode),
-      buffers_.reason.c_str());
+      info_.nr_hw_queues, info_.queue_depth, buffer_name(buffers_), buffers_.reason.c_str());
 }
 
 // ------------------------------------------------------------ while it lives --

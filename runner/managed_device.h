@@ -127,7 +127,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   std::shared_ptr<HandlerInstance> instance_;
   Completion<> instance_closed_;
   ublk::abi::Params params_{};
-  uint32_t max_queues_ = 0;  // the handler's limit; 0: none
+  uint32_t max_queues_ = 0;     // the handler's limit; 0: none
+  bool can_zero_copy_ = false;  // the handler
   BufferChoice buffers_;
   std::shared_ptr<ublk::BufferPool::Device> pool_share_;
   ublk::abi::DevInfo info_{};

@@ -45,9 +45,12 @@ class File final : public ublk::Handler {
 
   void geometry(ublk_geometry& geometry) override {
     disk_.geometry(geometry);
-    if (on_workers_)
+    if (on_workers_) {
       geometry.model = UBLK_MODEL_WORKERS;
-    else if (disk_.is_block_device() && !file::ring_discards_block_devices())
+      return;
+    }
+    geometry.flags |= UBLK_GEOMETRY_ZERO_COPY;
+    if (disk_.is_block_device() && !file::ring_discards_block_devices())
       geometry.flags &= ~uint32_t{UBLK_GEOMETRY_DISCARD};
   }
   void fence(std::chrono::milliseconds timeout) override { disk_.fence(timeout); }

@@ -13,14 +13,21 @@ namespace {
 
 constexpr uint32_t kBlockDiscard = _IO(0x12, 0);  // BLOCK_URING_CMD_DISCARD
 
-void prepare(io_uring_sqe* sqe, int fd, const Command& command) {
+// `buffer_index`: of registered memory, in which command.data is an offset; or -1.
+void prepare(io_uring_sqe* sqe, int fd, const Command& command, int buffer_index) {
   switch (command.kind) {
     case Command::Kind::kRead:
       io_uring_prep_read(sqe, fd, command.data, command.length, command.offset);
+      if (buffer_index < 0) return;
+      sqe->opcode = IORING_OP_READ_FIXED;
+      sqe->buf_index = static_cast<uint16_t>(buffer_index);
       return;
     case Command::Kind::kWrite:
       io_uring_prep_write(sqe, fd, command.data, command.length, command.offset);
       sqe->rw_flags = command.flags;
+      if (buffer_index < 0) return;
+      sqe->opcode = IORING_OP_WRITE_FIXED;
+      sqe->buf_index = static_cast<uint16_t>(buffer_index);
       return;
     case Command::Kind::kSync:
       io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
@@ -40,7 +47,7 @@ void prepare(io_uring_sqe* sqe, int fd, const Command& command) {
 
 void put_on_ring(RingOp& op) {
   io_uring_sqe* sqe = op.disk->host().get_sqe(op.queue);
-  prepare(sqe, op.disk->fd(), op.command);
+  prepare(sqe, op.disk->fd(), op.command, op.buffer_index);
   io_uring_sqe_set_data64(sqe, ublk_event_user_data(&op));
 }
 
@@ -76,6 +83,7 @@ int serve_on_ring(Disk& disk, const ublk::Io& io, Disk::Begin begin) {
   op.disk = &disk;
   op.queue = io.queue();
   op.id = io.id();
+  op.buffer_index = io.buffer_index();
   const int result = (disk.*begin)(op, io);
   if (result == UBLK_PENDING) put_on_ring(op);
   return result;

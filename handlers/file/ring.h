@@ -15,6 +15,7 @@ namespace file {
 struct RingOp : Op, ublk_event, ublk_timer {
   Disk* disk;
   ublk_queue* queue;
+  int buffer_index;  // of the request's data in the ring's buffer table, or -1
   uint64_t id;
 };
 

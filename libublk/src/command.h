@@ -21,15 +21,17 @@ constexpr uint64_t make_user_data(uint16_t ring_slot, uint16_t tag) {
 // No queue has this: the poll of the eventfd.
 constexpr uint64_t kWakeupUserData = kUserDataMark | uint64_t{1} << 32;
 
+// `registration`: with kFlagAutoBufReg where to register the next request's data; else 0.
 // Every field is set: an SQE of the ring holds what its last user left in it.
 inline void prepare_io_command(io_uring_sqe& sqe, int fd, uint8_t flags, abi::IoOp op,
-                               const abi::IoCmd& payload, uint64_t user_data) {
+                               const abi::IoCmd& payload, uint64_t registration,
+                               uint64_t user_data) {
   sqe.opcode = IORING_OP_URING_CMD;
   sqe.flags = flags;
   sqe.ioprio = 0;
   sqe.fd = fd;
   sqe.off = static_cast<uint32_t>(op);  // cmd_op and its padding
-  sqe.addr = 0;
+  sqe.addr = registration;
   sqe.len = 0;
   sqe.rw_flags = 0;
   sqe.user_data = user_data;

@@ -42,7 +42,7 @@ static std::byte* map_memory(size_t bytes) {
 }
 
 Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backend& backend,
-             Slot* slots, uint16_t ring_slot, int file_slot)
+             Slot* slots, uint16_t ring_slot, int file_slot, int buffer_slot)
     : ring_(ring),
       node_(std::move(node)),
       backend_(backend),
@@ -53,6 +53,7 @@ Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backe
       depth_(node_->info().queue_depth),
       ring_slot_(ring_slot),
       file_slot_(file_slot),
+      buffer_slot_(buffer_slot),
       buffer_size_(node_->info().max_io_buf_bytes) {
   if (mode_ == BufferMode::kCopy) allocate_buffers();
   // Only addresses, until a write fails before it has a buffer.
@@ -117,6 +118,11 @@ void Queue::prepare_copy(io_uring_sqe& sqe, const io_uring& uring, const Request
 
 // -------------------------------------------------------- fetch and commit --
 
+uint64_t Queue::registration(uint16_t tag) const {
+  if (buffer_slot_ < 0) return 0;
+  return static_cast<uint64_t>(buffer_slot_ + tag) | abi::kAutoBufRegFallback;
+}
+
 bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result, const void* address) {
   io_uring_sqe* sqe = ring_.get_sqe();
   if (sqe == nullptr) return false;
@@ -124,7 +130,8 @@ bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result, const void* a
       .q_id = index_, .tag = tag, .result = result, .addr = reinterpret_cast<uint64_t>(address)};
   const bool fixed = file_slot_ >= 0;
   internal::prepare_io_command(*sqe, fixed ? file_slot_ : node_->fd(), fixed ? IOSQE_FIXED_FILE : 0,
-                               op, payload, internal::make_user_data(ring_slot_, tag));
+                               op, payload, registration(tag),
+                               internal::make_user_data(ring_slot_, tag));
   if (node_->driver().redirects()) node_->driver().redirect(*ring_.uring(), *sqe);
   ++with_kernel_;
   return true;

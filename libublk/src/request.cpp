@@ -28,6 +28,13 @@ Queue& Request::queue() const { return *slot_->queue; }
 
 std::byte* Request::buffer() const { return slot_->has_data() ? slot_->buffer : nullptr; }
 
+int Request::buffer_index() const {
+  const int first = slot_->queue->buffer_slot_;
+  const bool registered =
+      first >= 0 && slot_->has_data() && (slot_->op_flags & abi::kIoFlagNeedRegBuf) == 0;
+  return registered ? first + slot_->tag : -1;
+}
+
 void Request::set_buffer(std::byte* buffer) { slot_->buffer = buffer; }
 
 bool Request::provide_buffer(std::byte* buffer) {

@@ -25,6 +25,8 @@ constexpr unsigned kSubmitEntries = 256;
 constexpr unsigned kFileSlots =
     1024;  // devices of a ring; the default RLIMIT_NOFILE allows no more
 
+constexpr unsigned kBufferSlots = 16384;  // the kernel's limit
+
 }  // namespace
 
 unsigned Ring::init(io_uring* uring, unsigned cq_entries) {
@@ -69,10 +71,12 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
 
   Slot* slots = take_slots(node->info().queue_depth);
   const int file_slot = take_file_slot(*node);
+  const int buffer_slot = take_buffer_slots(*node);
   try {
     queues_[number].reset(new Queue(*this, std::move(node), queue, backend, slots,
-                                    static_cast<uint16_t>(number), file_slot));
+                                    static_cast<uint16_t>(number), file_slot, buffer_slot));
   } catch (...) {
+    give_back_buffer_slots(buffer_slot);
     give_back_file_slot(file_slot);
     give_back_slots(slots);
     throw;
@@ -92,6 +96,7 @@ void Ring::queue_stopped(Queue& queue) {
   give_back_slots(ended->slots_);
   // The table's reference would keep the device from being deleted.
   give_back_file_slot(ended->file_slot_);
+  give_back_buffer_slots(ended->buffer_slot_);
   ended->node_.reset();
   ended->backend_.stopped(*ended);
 }
@@ -136,6 +141,35 @@ void Ring::give_back_file_slot(int slot) {
   file_slots_[slot].node = nullptr;
   const int none = -1;
   io_uring_register_files_update(uring_, slot, &none, 1);
+}
+
+// Without a free range the tags share others' slots: registration fails for a request whose slot is
+// in use, and that request comes without.
+int Ring::take_buffer_slots(const DeviceNode& node) {
+  const uint64_t zero_copy = abi::kFlagAutoBufReg | abi::kFlagUserCopy;
+  if ((node.info().flags & zero_copy) != zero_copy) return -1;
+  if (!has_buffer_table_) io_uring_register_buffers_sparse(uring_, kBufferSlots);
+  has_buffer_table_ = true;
+  const unsigned depth = node.info().queue_depth;
+  unsigned first = 0;
+  auto next = buffer_slots_.begin();
+  while (next != buffer_slots_.end() && next->first < first + depth) {
+    first = std::max(first, next->first + next->count);
+    ++next;
+  }
+  if (first + depth > kBufferSlots) {
+    first = 0;
+    next = buffer_slots_.begin();
+  }
+  buffer_slots_.insert(next, {first, depth});
+  return static_cast<int>(first);
+}
+
+void Ring::give_back_buffer_slots(int first) {
+  const auto slots = std::find_if(
+      buffer_slots_.begin(), buffer_slots_.end(),
+      [first](const BufferSlots& used) { return used.first == static_cast<unsigned>(first); });
+  if (slots != buffer_slots_.end()) buffer_slots_.erase(slots);
 }
 
 // -------------------------------------------------------------- completions --

@@ -39,6 +39,7 @@ struct Command {
   uint64_t cancels = 0;  // kCancel: the user_data of the command to end
   ublk::abi::CtrlCmd control{};
   ublk::abi::IoCmd io{};
+  uint64_t registration = 0;    // of an I/O command: sqe->addr, for kFlagAutoBufReg
   std::vector<std::byte> data;  // of a read that is committed, taken when the command was submitted
 
   Command* next = nullptr;  // in the port's list of unused ones

@@ -95,6 +95,7 @@ class Device {
     Command* command = nullptr;  // idle
     pid_t daemon = 0;            // who may commit
     uint64_t address = 0;        // of the tag's buffer
+    uint64_t registration = 0;   // of the next request's data
     std::unique_ptr<BlockRequest> request;  // server
   };
   struct Queue {

@@ -97,7 +97,15 @@ void Device::hand_out(uint16_t queue, uint16_t number) {
   Tag& tag = queues_[queue].tags[number];
   const Io& io = tag.request->io;
   const bool flush = io.op == Operation::kFlush;
-  node_->descriptor(queue, number) = {.op_flags = static_cast<uint32_t>(io.op) | io.flags,
+  uint32_t flags = io.flags;
+  // No thread but the server's could register memory in its ring: it always fails.
+  if (has(abi::kFlagAutoBufReg) && tag.request->has_data()) {
+    if ((tag.registration & abi::kAutoBufRegFallback) == 0)
+      violations_.push_back("device " + std::to_string(info_.dev_id) +
+                            ": no fallback for a request whose data can't be registered");
+    flags |= abi::kIoFlagNeedRegBuf;
+  }
+  node_->descriptor(queue, number) = {.op_flags = static_cast<uint32_t>(io.op) | flags,
                                       .nr_sectors = flush ? 0 : io.sectors,
                                       .start_sector = flush ? UINT64_MAX : io.sector,
                                       .addr = tag.address};
@@ -198,6 +206,7 @@ void Device::tag_idle(Queue& queue, uint16_t number, Command& command) {
   tag.state = Tag::State::kIdle;
   tag.command = &command;
   tag.address = command.io.addr;
+  tag.registration = command.registration;
   queue.idle.push_back(number);
 }
 

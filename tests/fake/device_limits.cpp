@@ -66,7 +66,8 @@ int settle_info(abi::DevInfo& info, uint64_t features, unsigned cpus) {
   info.flags &= features & ~abi::kFlagUnprivilegedDev;
   if (!recovery_flags_make_sense(info.flags)) return -EINVAL;
   info.flags |= kAlwaysSet & features;
-  if ((info.flags & abi::kFlagUserCopy) != 0) info.flags &= ~abi::kFlagNeedGetData;
+  if ((info.flags & (abi::kFlagUserCopy | abi::kFlagAutoBufReg)) != 0)
+    info.flags &= ~abi::kFlagNeedGetData;
   info.nr_hw_queues = static_cast<uint16_t>(std::min<unsigned>(info.nr_hw_queues, cpus));
   info.max_io_buf_bytes = info.max_io_buf_bytes / page_size() * page_size();
   info.state = static_cast<uint16_t>(abi::DeviceState::kDead);

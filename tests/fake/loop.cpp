@@ -127,6 +127,7 @@ void Loop::capture_io(Command& command, const io_uring_sqe& sqe) {
   const RingPort::Target& target = command.port->target_of(sqe, driver_, nodes_);
   command.device = target.device;
   std::memcpy(&command.io, sqe.cmd, sizeof(command.io));
+  command.registration = sqe.addr;
   // A read's data must be taken now: the kernel copies it when it takes the SQE, and then the
   // buffer is the server's again.
   command.data.clear();

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -28,6 +29,7 @@ using ublk_runner::Config;
 using ublk_runner::DeviceConfig;
 using ublk_runner::Runner;
 using ublk_runner::StartSummary;
+using ublk_runner::ZeroCopyOption;
 
 using Options = std::vector<std::pair<std::string, std::string>>;
 
@@ -154,6 +156,34 @@ TEST_F(RunnerTest, AModeThatTheKernelLacksIsAnErrorOrLeftOut) {
   EXPECT_EQ(summary.failed[0].device, "forced");
   EXPECT_EQ(summary.failed[0].cause,
             "buffer = user-copy: this kernel can't (UBLK_F_USER_COPY, Linux 6.5)");
+}
+
+TEST_F(RunnerTest, ZeroCopyIsAnErrorOrLeftOutWhereItCannotBe) {
+  use({.features = kLinux7_2 & ~ublk::abi::kFlagAutoBufReg});
+  const auto add_file = [this](const std::string& name) -> DeviceConfig& {
+    return add(name, "file", {{"path", dir_ + "/" + name}, {"size", "1M"}, {"create", "true"}});
+  };
+  add_file("automatic");
+  add_file("forced").zero_copy = ZeroCopyOption::kOn;
+  add("memory", "memory", {{"size", "8M"}}).zero_copy = ZeroCopyOption::kOn;
+  const StartSummary summary = start();
+  EXPECT_EQ(summary.started, 1u);
+  std::map<std::string, std::string> causes;
+  for (const auto& failed : summary.failed) causes[failed.device] = failed.cause;
+  EXPECT_EQ(causes["forced"],
+            "zero_copy = on: this kernel can't (UBLK_F_AUTO_BUF_REG, Linux 6.16)");
+  EXPECT_EQ(causes["memory"], "zero_copy = on: the handler can't, with these options");
+}
+
+TEST_F(RunnerTest, ZeroCopyWantsAModeWithoutTagBuffers) {
+  const std::string path = dir_ + "/disk";
+  DeviceConfig& device = add("disk", "file", {{"path", path}, {"size", "1M"}, {"create", "true"}});
+  device.zero_copy = ZeroCopyOption::kOn;
+  device.buffer = BufferOption::kCopy;
+  const StartSummary summary = start();
+  ASSERT_EQ(summary.failed.size(), 1u);
+  EXPECT_EQ(summary.failed[0].cause,
+            "zero_copy = on: expected buffer = auto or user-copy beside it");
 }
 
 // Requests that hang on workers, between others that were short until then: those are answered all

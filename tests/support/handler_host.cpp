@@ -284,6 +284,7 @@ void Queue::start(uint16_t tag, ublk_op op, uint64_t offset, uint32_t length, ui
   slot.request.op = op;
   slot.request.tag = tag;
   slot.request.buffer = has_data ? slot.buffer : nullptr;
+  slot.request.buffer_index = -1;
   slot.request.scratch = slot.scratch;
   slot.state = Slot::State::kWaiting;
   if (device_.on_workers())

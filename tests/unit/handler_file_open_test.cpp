@@ -77,7 +77,7 @@ TEST_F(FileHandlerOpen, TakesTheSizeFromTheFile) {
   EXPECT_EQ(disk.geometry().logical_block_size, 512u);
   EXPECT_TRUE(disk.log.empty());
   EXPECT_EQ(disk.geometry().flags, UBLK_GEOMETRY_FLUSH | UBLK_GEOMETRY_FUA | UBLK_GEOMETRY_DISCARD |
-                                       UBLK_GEOMETRY_WRITE_ZEROES);
+                                       UBLK_GEOMETRY_WRITE_ZEROES | UBLK_GEOMETRY_ZERO_COPY);
 }
 
 TEST_F(FileHandlerOpen, LeavesOutABrokenLastBlockAndSaysSo) {

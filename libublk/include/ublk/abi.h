@@ -230,6 +230,11 @@ struct IoCmd {
 };
 static_assert(sizeof(IoCmd) == 16);
 
+// kFlagAutoBufReg, sqe->addr of FETCH and COMMIT_AND_FETCH: the slot of the ring's buffer table in
+// which the data of the tag's next read or write is registered, and whether the request comes
+// without (kIoFlagNeedRegBuf) if that fails; else it fails, and the server never hears of it.
+inline constexpr uint64_t kAutoBufRegFallback = 1ull << 16;
+
 // The layout of /dev/ublkcN. Descriptors: map one queue's, read-only, at its offset.
 inline constexpr uint64_t kDescriptorStride = kMaxQueueDepth * sizeof(IoDesc);  // a queue's share
 // User copy: pread and pwrite of a request's data at user_copy_offset().

@@ -112,11 +112,15 @@ struct ublk_request {
   uint8_t op;      /* enum ublk_op */
   uint8_t reserved0;
   uint16_t tag; /* 0 .. queue depth - 1; no two requests of a queue share one */
-  uint32_t reserved1;
+  /* READ or WRITE with UBLK_GEOMETRY_ZERO_COPY: the slot of the ring's buffer table in which the
+   * data is registered; -1: it is not, and is where buffer says. -1 for other operations. */
+  int32_t buffer_index;
   /* READ: where to put length bytes. WRITE: where length bytes are. NULL for other operations.
    * Page-aligned, but for the rest of a request of which the handler has done a part. The memory
    * is the runner's, unless the handler has alloc_io_buffer and the device is in copy mode. With
-   * UBLK_HANDLER_MOVES_DATA it may be NULL: the data is moved by the host's functions then. */
+   * UBLK_HANDLER_MOVES_DATA it may be NULL: the data is moved by the host's functions then. With a
+   * buffer_index it is no address of memory but what IORING_OP_READ_FIXED (of a READ) and
+   * WRITE_FIXED (of a WRITE) on the queue's ring take as the address: the offset in the data. */
   void* buffer;
   /* ublk_handler.request_private_size bytes, 64-aligned, zeroed once when the
    * queue opens and left alone from then on: state for this I/O without an
@@ -316,6 +320,10 @@ enum {
   UBLK_GEOMETRY_FUA = 1u << 3, /* understands UBLK_REQUEST_FUA; needs FLUSH */
   UBLK_GEOMETRY_DISCARD = 1u << 4,
   UBLK_GEOMETRY_WRITE_ZEROES = 1u << 5,
+  /* Can serve READ and WRITE of data in the ring's buffer table, see ublk_request.buffer_index. It
+   * gets such requests where kernel and configuration allow it, with UBLK_MODEL_RING only, and
+   * others at any time. */
+  UBLK_GEOMETRY_ZERO_COPY = 1u << 7,
   /* The data does not outlive the process. Such a device is never recovered into an empty disk. */
   UBLK_GEOMETRY_VOLATILE = 1u << 6,
 };

@@ -175,6 +175,8 @@ class Io {
   bool fua() const { return request_.flags & UBLK_REQUEST_FUA; }
   bool no_unmap() const { return request_.flags & UBLK_REQUEST_NO_UNMAP; }
   std::byte* data() const { return static_cast<std::byte*>(request_.buffer); }
+  // Zero copy: see ublk_request.buffer_index; -1: the data is at data().
+  int buffer_index() const { return request_.buffer_index; }
   // data() is the tag's own: see UBLK_REQUEST_TAG_BUFFER.
   bool tag_buffer() const { return request_.flags & UBLK_REQUEST_TAG_BUFFER; }
   ublk_queue* queue() const { return queue_; }

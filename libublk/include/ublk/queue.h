@@ -60,6 +60,8 @@ enum class BufferMode : uint8_t {
   kUserCopy,  // kFlagUserCopy: the backend copies, to and from whatever memory it likes
 };
 UBLK_EXPORT BufferMode buffer_mode(const abi::DevInfo& info);
+// User-copy mode with kFlagAutoBufReg as well is zero copy: the kernel registers the data of each
+// read and write in the buffer table of the queue's ring, see Request::buffer_index().
 
 // Made by Ring::attach, which owns it until stopped() has returned. On the ring's thread, unless
 // said otherwise.
@@ -90,7 +92,7 @@ class UBLK_EXPORT Queue {
   friend class Ring;
 
   Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backend& backend,
-        internal::Slot* slots, uint16_t ring_slot, int file_slot);
+        internal::Slot* slots, uint16_t ring_slot, int file_slot, int buffer_slot);
   void allocate_buffers();
   void free_buffers();
   void fetch_all();
@@ -102,6 +104,7 @@ class UBLK_EXPORT Queue {
   void command_failed(uint16_t tag, int error);
   void commit(internal::Slot& slot);
   void give_to_kernel(internal::Slot& slot, uint32_t generation);
+  uint64_t registration(uint16_t tag) const;
   bool submit_command(abi::IoOp op, uint16_t tag, int result,
                       const void* address);  // false: no SQE
   std::byte* tag_buffer(uint16_t tag) const;
@@ -116,6 +119,7 @@ class UBLK_EXPORT Queue {
   const uint16_t depth_;
   const uint16_t ring_slot_;                   // this queue's number in user_data
   const int file_slot_;                        // of the node in the ring's file table, or -1
+  const int buffer_slot_;                      // tag 0's in its buffer table, or -1: no zero copy
   uint32_t with_kernel_ = 0;                   // tags that the kernel holds
   uint32_t in_flight_ = 0;                     // tags that the server holds
   size_t buffer_size_ = 0;                     // bytes a tag, in copy mode

@@ -97,6 +97,12 @@ class UBLK_EXPORT Request {
   bool provide_buffer(std::byte* buffer);
   static bool provide_buffer(uint64_t id, std::byte* buffer);
 
+  // Zero copy: the slot of the ring's buffer table that holds the data of this read or write until
+  // it is completed, for IORING_OP_READ_FIXED (into a read's data) or WRITE_FIXED (from a write's)
+  // on the queue's ring; the address in the SQE is the offset within the request. -1: the data is
+  // not registered, and is moved as in user-copy mode.
+  int buffer_index() const;
+
   // User-copy mode: moves `length` bytes at `offset` within the request from a write's data to
   // `to`, or from `from` to a read's data. Any thread, any number of times, any part, until the
   // request is completed. Returns the bytes moved or -errno (EACCES: the wrong way for this

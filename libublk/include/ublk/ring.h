@@ -25,6 +25,10 @@
 // descriptor does not do: with DEFER_TASKRUN the kernel does not wake those who poll it.
 // examples/glib_loop.cpp shows it.
 //
+// Zero copy: with the first queue of a device that has kFlagAutoBufReg the ring gets a buffer table
+// of 16384 slots. A caller that registers buffers of its own in the ring, or lacks the memory, goes
+// without: then no request's data is registered, and all of it is moved by user copy.
+//
 // user_data: values whose top byte is 0xb7 are the library's and the handlers'; user-space pointers
 // and small numbers never have it.
 //
@@ -143,6 +147,14 @@ class UBLK_EXPORT Ring {
   int take_file_slot(const DeviceNode& node);  // -1: none is free
   void give_back_file_slot(int slot);
 
+  // Slots of the ring's buffer table that a queue's tags use, perhaps among others.
+  struct BufferSlots {
+    unsigned first;
+    unsigned count;
+  };
+  int take_buffer_slots(const DeviceNode& node);  // the first one's; -1: no zero copy
+  void give_back_buffer_slots(int first);
+
   void handle(uint64_t user_data, int result, uint32_t flags);
   void queue_stopped(Queue& queue);
   void push_completed(internal::Slot& slot, WakeupBatch* batch);
@@ -165,7 +177,9 @@ class UBLK_EXPORT Ring {
   std::vector<std::unique_ptr<Queue>> queues_;  // by ring_slot_; holes are free
   std::vector<SlotBlock> slot_blocks_;
   std::vector<FileSlot> file_slots_;
-  internal::Slot* deferred_ = nullptr;  // slots for whose command the ring had no SQE
+  bool has_buffer_table_ = false;
+  std::vector<BufferSlots> buffer_slots_;  // ascending
+  internal::Slot* deferred_ = nullptr;     // slots for whose command the ring had no SQE
 
   // Buffers of reads in get-data mode, which the kernel reads when it takes the commit.
   struct UsedBuffer {
