@@ -5,7 +5,7 @@ import os
 from bounds import Limit, Ratio
 from many_devices import many_devices
 from measure import Load, comparison
-from servers import Kublk, NbdkitNbd, NullBlk, Runner, TcmuRunner
+from servers import KernelLoop, Kublk, NbdkitNbd, NullBlk, Runner, TcmuRunner
 
 FILE = "/dev/shm/bench-disk"
 
@@ -98,11 +98,38 @@ def buffers_case(effort):
     return comparison(effort, servers, loads, bounds)
 
 
+def zero_copy_case(effort):
+    """The file handler against the loop targets of others, with and without a copy."""
+    path = make_file(effort)
+    kublk = ("-t", "loop", "-q", "1", "-d", "128")
+    ours, ours_copy = "file zero-copy", "file copy"
+    theirs, theirs_copy, kernel = "kublk loop zero-copy", "kublk loop copy", "kernel loop"
+    servers = [
+        one_file(ours, effort, zero_copy="on"),
+        Kublk(theirs, *kublk, "--auto_zc", path),
+        one_file(ours_copy, effort, buffer="copy"),
+        Kublk(theirs_copy, *kublk, path),
+        KernelLoop(kernel, path, direct=False),
+    ]
+    loads = [Load("randread", "4k", 64, effort.seconds), Load("randread", "64k", 64, effort.seconds)]
+    if not effort.quick:
+        loads.append(Load("randwrite", "4k", 64, effort.seconds))
+    bounds = []
+    for load in loads:
+        bounds += [
+            Ratio(what="cpu_ns", load=load.name, server=ours, rival=theirs, at_most=0.95),
+            Ratio(what="cpu_ns", load=load.name, server=ours_copy, rival=theirs_copy, at_most=0.8),
+            Ratio(what="iops", load=load.name, server=ours, rival=kernel, at_least=1.2),
+        ]
+    return comparison(effort, servers, loads, bounds)
+
+
 CASES = {
     "null": null_case,
     "file": file_case,
     "workers-null": workers_null_case,
     "workers-file": workers_file_case,
     "buffers": buffers_case,
+    "zero-copy": zero_copy_case,
     "many-devices": many_devices,
 }
