@@ -90,9 +90,11 @@ void DeviceQueue::stopped(ublk::Queue&) {
         "queue %u: %" PRIu64 " requests with zero copy, %" PRIu64 " fell back to a copy", index_,
         nr_registered_, nr_fallen_back_);
   // A handler that has not answered may still move data, with this descriptor.
-  if (life_ != Life::kAbandoned) node_.reset();
+  const bool close = life_ == Life::kServing;
+  if (close) node_.reset();
   events_.released();
-  if (life_ == Life::kServing) close_handler_queue();
+  // An abandoned queue may be gone by now, with its handler.
+  if (close) close_handler_queue();
 }
 
 void DeviceQueue::close_handler_queue() {
