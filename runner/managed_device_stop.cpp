@@ -16,7 +16,6 @@ namespace ublk_runner {
 namespace {
 
 using std::chrono::seconds;
-namespace abi = ublk::abi;
 
 constexpr seconds kThreadLimit{5};  // a handler may not block a queue's thread at all
 constexpr seconds kWriteBackLimit{20};

@@ -18,7 +18,7 @@ class RingPort;
 // Addresses come as numbers in the kernel's interface.
 template <class T>
 T* pointer_to(uint64_t address) {
-  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr)
+  return reinterpret_cast<T*>(address);
 }
 
 enum class CommandKind : uint8_t { kControl, kIo, kCancel };
