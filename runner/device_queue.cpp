@@ -69,7 +69,7 @@ void DeviceQueue::open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<v
   copies_ = mode_ == ublk::BufferMode::kUserCopy && !moves_data_;
   tag_buffer_flag_ = mode_ == ublk::BufferMode::kCopy ? uint32_t{UBLK_REQUEST_TAG_BUFFER} : 0;
   zero_copy_ = (node->info().flags & abi::kFlagAutoBufReg) != 0;
-  if (moves_data_) node_ = node;
+  if (moves_data_ || zero_copy_) node_ = node;
   try {
     if (handler_.buffers != nullptr) waiters_ = AnonymousMemory(depth_ * sizeof(BufferWaiter));
     queue_ = &thread_.ring().attach(std::move(node), index_, *this);
@@ -395,6 +395,8 @@ unsigned DeviceQueue::abandon() {
     tag.whole.complete(-EIO);
     ++abandoned;
   }
+  // The handler may still try to read and write what it knows as its requests' data.
+  if (abandoned != 0 && queue_ != nullptr) queue_->keep_buffer_slots();
   return abandoned;
 }
 

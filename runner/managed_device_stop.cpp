@@ -83,7 +83,9 @@ Task<> ManagedDevice::tear_down() {
 // more is dispatched, what is dispatched gets its time, and the rest is failed.
 //
 // A STOP_DEV that waits for a request can't be cancelled, and neither can a process end that has
-// one under way: so it is not begun if its requests can't be completed.
+// one under way: so it is not begun if its requests can't be completed. With zero copy those that
+// the storage is at work on end only when it has answered, also if they are failed: their memory is
+// that of whoever uses the disk.
 Task<bool> ManagedDevice::stop_disk() {
   if (!added_) co_return true;
   const bool answering = co_await threads_answer();

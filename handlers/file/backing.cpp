@@ -127,10 +127,10 @@ void Backing::open_to_measure() {
   block_device_ = S_ISBLK(st.st_mode);
 }
 
-// For a file system that doesn't say whether it would block io_uring has a thread of the kernel wait
-// for each request, unless the file is O_NONBLOCK, and for writes O_DIRECT, which the tmpfs of Linux
-// 6.6 takes. Neither changes anything else there: tmpfs has its data in the page cache, and waits
-// only for what is swapped out.
+// For a file system that doesn't say whether it would block io_uring has a thread of the kernel
+// wait for each request, unless the file is O_NONBLOCK, and for writes O_DIRECT, which the tmpfs of
+// Linux 6.6 takes. Neither changes anything else there: tmpfs has its data in the page cache, and
+// waits only for what is swapped out.
 static void serve_tmpfs_without_threads(int fd) {
   struct statfs file_system;
   if (fstatfs(fd, &file_system) != 0 || file_system.f_type != TMPFS_MAGIC) return;
@@ -159,6 +159,9 @@ void Backing::measure_file() {
 // What O_DIRECT asks of offsets and buffers. Filesystems that do not tell get whole 4096-byte
 // blocks: to try out less could succeed in a hole and fail elsewhere.
 void Backing::measure_direct() {
+  struct stat st;
+  if (fstat(fd_.get(), &st) != 0) fail(errno, "fstat");
+  limits_.stable_writes = queue_limit(block_device_ ? st.st_rdev : st.st_dev, "stable_writes") != 0;
   uint32_t offset_alignment = kMaxLogicalBlock;
   limits_.dma_alignment = 512;
   struct statx stx {};

@@ -32,6 +32,7 @@ struct Limits {
   uint32_t discard_granularity = 4096;
   bool rotational = false;
   bool can_discard = false;
+  bool stable_writes = false;  // data must not change while it is written past the page cache
 };
 
 class Backing {

@@ -194,7 +194,7 @@ int Disk::flush_done(Op&, int result) {
 
 // The result of a sync, or of a write that syncs itself.
 int Disk::synced(int result) {
-  if (result >= 0)
+  if (result >= 0 && write_back_)
     if (const int error = write_back_->error(); error != 0) result = error;
   if (result < 0) remember_sync_error(result);
   return result;

@@ -62,6 +62,8 @@ class Disk {
   void fence(std::chrono::milliseconds timeout);
   int fd() const { return backing_.fd(); }
   bool is_block_device() const { return backing_.is_block_device(); }
+  const Limits& limits() const { return backing_.limits(); }
+  bool direct() const { return backing_.direct(); }
   const ublk_host& host() const { return host_; }
 
   // Each returns the request's result, or UBLK_PENDING: then op.command is to be run after op.delay

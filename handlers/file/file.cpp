@@ -3,6 +3,7 @@
 // The file handler: a disk in a file or on a block device, read and written on the queue's ring or
 // by worker threads.
 
+#include <algorithm>
 #include <ublk/handler.hpp>
 
 #include "disk.h"
@@ -49,7 +50,11 @@ class File final : public ublk::Handler {
       geometry.model = UBLK_MODEL_WORKERS;
       return;
     }
-    geometry.flags |= UBLK_GEOMETRY_ZERO_COPY;
+    // Past the page cache the pages of whoever uses the disk are written as they are: with holes
+    // between them only at whole blocks, and they may change meanwhile.
+    if (disk_.direct())
+      geometry.dma_alignment = std::max(geometry.dma_alignment, geometry.logical_block_size);
+    if (!disk_.limits().stable_writes) geometry.flags |= UBLK_GEOMETRY_ZERO_COPY;
     if (disk_.is_block_device() && !file::ring_discards_block_devices())
       geometry.flags &= ~uint32_t{UBLK_GEOMETRY_DISCARD};
   }

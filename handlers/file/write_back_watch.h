@@ -19,7 +19,8 @@ class WriteBackWatch {
   // Before the first write to the file. Throws std::system_error.
   explicit WriteBackWatch(int fd);
 
-  // 0, or -errno of the first failure since then. Call it after a sync has succeeded. Any thread.
+  // 0, or -errno of the first failure that nobody had been told of before. Call it after a sync has
+  // succeeded. Any thread.
   int error();
 
  private:

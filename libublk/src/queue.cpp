@@ -119,8 +119,9 @@ void Queue::prepare_copy(io_uring_sqe& sqe, const io_uring& uring, const Request
 // -------------------------------------------------------- fetch and commit --
 
 uint64_t Queue::registration(uint16_t tag) const {
-  if (buffer_slot_ < 0) return 0;
-  return static_cast<uint64_t>(buffer_slot_ + tag) | abi::kAutoBufRegFallback;
+  if (buffer_slot_ == kNoZeroCopy) return 0;
+  const int slot = buffer_slot_ == kTableIsFull ? buffer_slot_ : buffer_slot_ + tag;
+  return static_cast<uint64_t>(slot) | abi::kAutoBufRegFallback;
 }
 
 bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result, const void* address) {

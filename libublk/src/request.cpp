@@ -30,8 +30,8 @@ std::byte* Request::buffer() const { return slot_->has_data() ? slot_->buffer : 
 
 int Request::buffer_index() const {
   const int first = slot_->queue->buffer_slot_;
-  const bool registered =
-      first >= 0 && slot_->has_data() && (slot_->op_flags & abi::kIoFlagNeedRegBuf) == 0;
+  const bool registered = first != Queue::kNoZeroCopy && slot_->has_data() &&
+                          (slot_->op_flags & abi::kIoFlagNeedRegBuf) == 0;
   return registered ? first + slot_->tag : -1;
 }
 

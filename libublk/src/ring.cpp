@@ -64,6 +64,10 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
                 "attach queue " + std::to_string(queue) + " of device " +
                     std::to_string(node->info().dev_id),
                 "it has " + std::to_string(node->info().nr_hw_queues) + " queues");
+  const uint64_t flags = node->info().flags;
+  if ((flags & abi::kFlagAutoBufReg) != 0 && (flags & abi::kFlagUserCopy) == 0)
+    throw Error(EINVAL, "attach a queue of device " + std::to_string(node->info().dev_id),
+                "kFlagAutoBufReg without kFlagUserCopy, for data that can't be registered");
   size_t number = 0;
   while (number < queues_.size() && queues_[number] != nullptr) ++number;
   if (number > UINT16_MAX) throw Error(ENOSPC, "attach a queue", "the ring serves 65536 already");
@@ -71,8 +75,9 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
 
   Slot* slots = take_slots(node->info().queue_depth);
   const int file_slot = take_file_slot(*node);
-  const int buffer_slot = take_buffer_slots(*node);
+  int buffer_slot = Queue::kNoZeroCopy;
   try {
+    buffer_slot = take_buffer_slots(*node);
     queues_[number].reset(new Queue(*this, std::move(node), queue, backend, slots,
                                     static_cast<uint16_t>(number), file_slot, buffer_slot));
   } catch (...) {
@@ -96,7 +101,7 @@ void Ring::queue_stopped(Queue& queue) {
   give_back_slots(ended->slots_);
   // The table's reference would keep the device from being deleted.
   give_back_file_slot(ended->file_slot_);
-  give_back_buffer_slots(ended->buffer_slot_);
+  if (!ended->keeps_buffer_slots_) give_back_buffer_slots(ended->buffer_slot_);
   ended->node_.reset();
   ended->backend_.stopped(*ended);
 }
@@ -143,33 +148,27 @@ void Ring::give_back_file_slot(int slot) {
   io_uring_register_files_update(uring_, slot, &none, 1);
 }
 
-// Without a free range the tags share others' slots: registration fails for a request whose slot is
-// in use, and that request comes without.
 int Ring::take_buffer_slots(const DeviceNode& node) {
-  const uint64_t zero_copy = abi::kFlagAutoBufReg | abi::kFlagUserCopy;
-  if ((node.info().flags & zero_copy) != zero_copy) return -1;
+  const uint64_t flags = node.info().flags;
+  if ((flags & abi::kFlagAutoBufReg) == 0) return Queue::kNoZeroCopy;
   if (!has_buffer_table_) io_uring_register_buffers_sparse(uring_, kBufferSlots);
   has_buffer_table_ = true;
   const unsigned depth = node.info().queue_depth;
   unsigned first = 0;
   auto next = buffer_slots_.begin();
   while (next != buffer_slots_.end() && next->first < first + depth) {
-    first = std::max(first, next->first + next->count);
+    first = next->first + next->count;
     ++next;
   }
-  if (first + depth > kBufferSlots) {
-    first = 0;
-    next = buffer_slots_.begin();
-  }
+  if (first + depth > kBufferSlots) return Queue::kTableIsFull;
   buffer_slots_.insert(next, {first, depth});
   return static_cast<int>(first);
 }
 
 void Ring::give_back_buffer_slots(int first) {
-  const auto slots = std::find_if(
-      buffer_slots_.begin(), buffer_slots_.end(),
-      [first](const BufferSlots& used) { return used.first == static_cast<unsigned>(first); });
-  if (slots != buffer_slots_.end()) buffer_slots_.erase(slots);
+  std::erase_if(buffer_slots_, [first](const BufferSlots& slots) {
+    return static_cast<int>(slots.first) == first;
+  });
 }
 
 // -------------------------------------------------------------- completions --

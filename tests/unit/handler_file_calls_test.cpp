@@ -83,6 +83,13 @@ TEST_P(FileHandlerCalls, SyncsDataOnFlush) {
   EXPECT_EQ(seen_[0].flags, IORING_FSYNC_DATASYNC);
 }
 
+TEST_P(FileHandlerCalls, FlushesAReadOnlyDevice) {
+  const std::string path = dir_.make_file("other.img", kMiB);
+  Device disk("file", {{"path", path}, {"io", GetParam()}}, UBLK_OPEN_READ_ONLY);
+  EXPECT_EQ(disk.queue().run(UBLK_OP_FLUSH, 0, 0), 0);
+  EXPECT_TRUE(disk.log.empty());
+}
+
 TEST_P(FileHandlerCalls, WritesDurablyOnlyWithFua) {
   EXPECT_EQ(run(UBLK_OP_WRITE), 4096);
   ASSERT_EQ(opcodes(), Opcodes{IORING_OP_WRITE});

@@ -113,7 +113,8 @@ struct ublk_request {
   uint8_t reserved0;
   uint16_t tag; /* 0 .. queue depth - 1; no two requests of a queue share one */
   /* READ or WRITE with UBLK_GEOMETRY_ZERO_COPY: the slot of the ring's buffer table in which the
-   * data is registered; -1: it is not, and is where buffer says. -1 for other operations. */
+   * data is registered until the request is completed; -1: it is not, and comes as it would without
+   * the flag. -1 for other operations. */
   int32_t buffer_index;
   /* READ: where to put length bytes. WRITE: where length bytes are. NULL for other operations.
    * Page-aligned, but for the rest of a request of which the handler has done a part. The memory

@@ -84,12 +84,19 @@ class UBLK_EXPORT Queue {
   void prepare_copy(io_uring_sqe& sqe, const io_uring& uring, const Request& request, void* memory,
                     uint32_t length, uint32_t offset) const;
 
+  // Zero copy: the slots of the tags in the ring's buffer table are used for no other queue once
+  // this one has stopped. For a backend that may have I/O in flight that names them.
+  void keep_buffer_slots() { keeps_buffer_slots_ = true; }
+
   // Requests that the server has and has not completed yet.
   unsigned in_flight() const { return in_flight_; }
 
  private:
   friend class Request;
   friend class Ring;
+
+  static constexpr int kNoZeroCopy = -1;
+  static constexpr int kTableIsFull = UINT16_MAX;  // no table has that slot: registering fails
 
   Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backend& backend,
         internal::Slot* slots, uint16_t ring_slot, int file_slot, int buffer_slot);
@@ -117,9 +124,10 @@ class UBLK_EXPORT Queue {
   const BufferMode mode_;
   const uint16_t index_;
   const uint16_t depth_;
-  const uint16_t ring_slot_;                   // this queue's number in user_data
-  const int file_slot_;                        // of the node in the ring's file table, or -1
-  const int buffer_slot_;                      // tag 0's in its buffer table, or -1: no zero copy
+  const uint16_t ring_slot_;  // this queue's number in user_data
+  const int file_slot_;       // of the node in the ring's file table, or -1
+  const int buffer_slot_;     // tag 0's in its buffer table, or one of those above
+  bool keeps_buffer_slots_ = false;
   uint32_t with_kernel_ = 0;                   // tags that the kernel holds
   uint32_t in_flight_ = 0;                     // tags that the server holds
   size_t buffer_size_ = 0;                     // bytes a tag, in copy mode

@@ -26,8 +26,8 @@
 // examples/glib_loop.cpp shows it.
 //
 // Zero copy: with the first queue of a device that has kFlagAutoBufReg the ring gets a buffer table
-// of 16384 slots. A caller that registers buffers of its own in the ring, or lacks the memory, goes
-// without: then no request's data is registered, and all of it is moved by user copy.
+// of 16384 slots, one for each tag. Of queues that find it full, and if the caller has registered
+// buffers of its own, no request's data is registered, and all of it is moved by user copy.
 //
 // user_data: values whose top byte is 0xb7 are the library's and the handlers'; user-space pointers
 // and small numbers never have it.
@@ -147,12 +147,12 @@ class UBLK_EXPORT Ring {
   int take_file_slot(const DeviceNode& node);  // -1: none is free
   void give_back_file_slot(int slot);
 
-  // Slots of the ring's buffer table that a queue's tags use, perhaps among others.
+  // Slots of the ring's buffer table that a queue's tags have.
   struct BufferSlots {
     unsigned first;
     unsigned count;
   };
-  int take_buffer_slots(const DeviceNode& node);  // the first one's; -1: no zero copy
+  int take_buffer_slots(const DeviceNode& node);  // the first one's, or what Queue knows
   void give_back_buffer_slots(int first);
 
   void handle(uint64_t user_data, int result, uint32_t flags);
