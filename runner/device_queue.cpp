@@ -69,6 +69,7 @@ void DeviceQueue::open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<v
   copies_ = mode_ == ublk::BufferMode::kUserCopy && !moves_data_;
   tag_buffer_flag_ = mode_ == ublk::BufferMode::kCopy ? uint32_t{UBLK_REQUEST_TAG_BUFFER} : 0;
   zero_copy_ = (node->info().flags & abi::kFlagAutoBufReg) != 0;
+  commits_anywhere_ = (node->info().flags & abi::kFlagBatchIo) != 0;
   if (moves_data_ || zero_copy_) node_ = node;
   try {
     if (handler_.buffers != nullptr) waiters_ = AnonymousMemory(depth_ * sizeof(BufferWaiter));
@@ -184,6 +185,7 @@ void DeviceQueue::start(Tag& tag) {
   } else {
     tag.run = run_on_worker;
     thread_.feeder().add(*handler_.workers, tag);
+    if (!commits_anywhere_) thread_.expect_answer();
   }
 }
 
@@ -243,7 +245,7 @@ void DeviceQueue::run_on_worker(WorkerPool::Item& item) noexcept {
   const int result = queue.submit_(queue.instance_, &queue, &tag.request);
   if (result == UBLK_PENDING) return;
   if (claim(tag, submission)) [[likely]]
-    queue.settle_elsewhere(tag, result, &WorkerPool::wakeups());
+    queue.settle_elsewhere(tag, result, &WorkerPool::completions());
   else
     queue.complain("returned a result from submit for a request that it had completed", tag,
                    result);
@@ -279,25 +281,25 @@ bool DeviceQueue::claim(Tag& tag, uint16_t submission) {
 
 // Takes the result of a claimed submission. True if a rest is to be submitted; else the request is
 // completed, and the tag may have its next one.
-bool DeviceQueue::settle(Tag& tag, int result, ublk::WakeupBatch* wakeups) {
+bool DeviceQueue::settle(Tag& tag, int result, ublk::CompletionBatch* batch) {
   if (result >= 0 && !tag.has_data) {
-    tag.whole.complete(0, wakeups);
+    tag.whole.complete(0, batch);
     return false;
   }
   if (result > 0 && static_cast<uint32_t>(result) <= tag.left) {
     tag.left -= static_cast<uint32_t>(result);
     if (tag.left != 0) return true;
     if (copies_ && tag.request.op == UBLK_OP_READ && tag.whole.buffer() != nullptr)
-      finish_copied_read(tag, static_cast<int>(tag.length), wakeups);
+      finish_copied_read(tag, static_cast<int>(tag.length), batch);
     else
-      tag.whole.complete(static_cast<int>(tag.length), wakeups);
+      tag.whole.complete(static_cast<int>(tag.length), batch);
     return false;
   }
   if (result > 0 || result < -kMaxErrno) {
     complain("gave a result that is none", tag, result);
     result = -EIO;
   }
-  tag.whole.complete(result == 0 ? -EIO : result, wakeups);
+  tag.whole.complete(result == 0 ? -EIO : result, batch);
   return false;
 }
 
@@ -315,8 +317,8 @@ int DeviceQueue::complete(uint64_t request_id, int32_t result) noexcept {
 
 // A rest is never submitted from here, not even on the queue's thread: handlers don't expect
 // submit() inside of complete(), and it could go on like that as deep as the request is long.
-void DeviceQueue::settle_elsewhere(Tag& tag, int result, ublk::WakeupBatch* wakeups) {
-  if (!settle(tag, result, wakeups)) [[likely]]
+void DeviceQueue::settle_elsewhere(Tag& tag, int result, ublk::CompletionBatch* batch) {
+  if (!settle(tag, result, batch)) [[likely]]
     return;
   try {
     thread_.post([this, &tag] { serve_rest(tag); });
@@ -405,6 +407,7 @@ unsigned DeviceQueue::dispatched() const {
 }
 
 void DeviceQueue::when_drained(std::function<void()> drained) {
+  if (queue_ != nullptr) queue_->tell_of_completions(true);
   thread_.before_sleep([this, alive = alive_, drained = std::move(drained)] {
     if (dispatched() != 0) return false;
     drained();

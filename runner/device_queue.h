@@ -143,8 +143,8 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void start(Tag& tag);
   void serve(Tag& tag);
   void serve_rest(Tag& tag);
-  bool settle(Tag& tag, int result, ublk::WakeupBatch* wakeups);
-  void settle_elsewhere(Tag& tag, int result, ublk::WakeupBatch* wakeups);
+  bool settle(Tag& tag, int result, ublk::CompletionBatch* batch);
+  void settle_elsewhere(Tag& tag, int result, ublk::CompletionBatch* batch);
   void take_rest(Tag& tag);
   void close_handler_queue();
   void complain(const char* what, const Tag& tag, int result);
@@ -163,7 +163,7 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void copy_on_ring(Tag& tag);
   void copied(Tag& tag, int result);
   int copy_here(Tag& tag);
-  void finish_copied_read(Tag& tag, int result, ublk::WakeupBatch* wakeups);
+  void finish_copied_read(Tag& tag, int result, ublk::CompletionBatch* batch);
   static std::byte* buffer_at(const Tag& tag, uint32_t offset);
   off_t position(const Tag& tag, uint32_t offset) const;
 
@@ -176,8 +176,9 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void* instance_;
   RequestRules rules_;
   Intake intake_ = Intake::kOpen;
-  bool copies_ = false;     // the data of reads and writes, in user-copy mode
-  bool zero_copy_ = false;  // unless it is registered in the ring
+  bool copies_ = false;            // the data of reads and writes, in user-copy mode
+  bool zero_copy_ = false;         // unless it is registered in the ring
+  bool commits_anywhere_ = false;  // mostly: workers commit their requests themselves
   uint32_t tag_buffer_flag_ = 0;
   const uint16_t index_;
   const uint16_t depth_;

@@ -124,13 +124,13 @@ int DeviceQueue::copy_here(Tag& tag) {
 
 // On the queue's thread the ring does it, for a system call costs more. Elsewhere it is done at
 // once: so it is spread over the threads that complete requests.
-void DeviceQueue::finish_copied_read(Tag& tag, int result, ublk::WakeupBatch* wakeups) {
+void DeviceQueue::finish_copied_read(Tag& tag, int result, ublk::CompletionBatch* batch) {
   if (thread_.ring().on_own_thread()) {
     copy_on_ring(tag);
     return;
   }
   const int error = copy_here(tag);
-  tag.whole.complete(error != 0 ? error : result, wakeups);
+  tag.whole.complete(error != 0 ? error : result, batch);
 }
 
 // ------------------------------------------- data that the handler moves by itself --

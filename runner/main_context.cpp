@@ -2,7 +2,7 @@
 #include "main_context.h"
 
 #include <glib-unix.h>
-#include <ublk/wakeup.h>
+#include <ublk/completion_batch.h>
 #include <unistd.h>
 
 #include <algorithm>

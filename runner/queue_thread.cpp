@@ -85,7 +85,7 @@ void QueueThread::set_up() {
 void QueueThread::serve() {
   RateLimit errors;
   while (!ending_) {
-    if (ring_->in_flight() == 1 && !feeder_.empty()) poll_for_answer();
+    if (expects_answer_ && ring_->in_flight() == 1) poll_for_answer();
     ring_->prepare_wait();
     if (!visits_.empty()) visit_all();
     const int rc = enter();
@@ -107,7 +107,8 @@ void QueueThread::serve() {
 }
 
 void QueueThread::poll_for_answer() {
-  if (io_uring_sq_ready(&uring_) != 0) return;
+  if (io_uring_sq_ready(&uring_) != 0 || feeder_.empty()) return;
+  expects_answer_ = false;
   feeder_.flush();
   lone_request_poll_.wait([this] { return ring_->has_news(); });
 }
@@ -118,6 +119,7 @@ void QueueThread::poll_for_answer() {
 int QueueThread::enter() {
   workers_put_off_ = !workers_put_off_ && !feeder_.empty() && io_uring_sq_ready(&uring_) != 0;
   if (workers_put_off_) return io_uring_submit_and_get_events(&uring_);
+  expects_answer_ = false;
   feeder_.flush();
   return io_uring_submit_and_wait(&uring_, 1);
 }

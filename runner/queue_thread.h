@@ -51,6 +51,8 @@ class QueueThread final : private ublk::BufferPool::Waker {
   ublk::BufferPool::Cache& buffers() { return *buffers_; }
   // What is added goes to the workers before the thread sleeps.
   WorkerPool::Feeder& feeder() { return feeder_; }
+  // A worker's answer to one of them will come back to this thread, before long perhaps.
+  void expect_answer() { expects_answer_ = true; }
   // Calls `visit` before each sleep of the thread, when it has taken in all that other threads have
   // completed, until it returns true.
   void before_sleep(std::function<bool()> visit) { visits_.push_back(std::move(visit)); }
@@ -77,6 +79,7 @@ class QueueThread final : private ublk::BufferPool::Waker {
   std::vector<std::function<bool()>> visits_;
   bool ending_ = false;
   bool workers_put_off_ = false;  // in the last turn
+  bool expects_answer_ = false;   // of what is in the feeder
   LoneRequestPoll lone_request_poll_;
   uint64_t turns_ = 0;  // of the loop, ever
   std::thread thread_;

@@ -39,23 +39,26 @@ constexpr WorkerPool::Nanoseconds kLongestWatchInterval = 8 * WorkerPool::kWatch
 
 constexpr std::chrono::milliseconds kRetryStart{100};
 
-thread_local ublk::WakeupBatch* own_wakeups = nullptr;
+thread_local ublk::CompletionBatch* own_completions = nullptr;
 
 }  // namespace
 
 // A thread, or the record of one that has gone. Guarded by the pool's mutex.
 struct WorkerPool::Worker {
   explicit Worker(WorkerPool& of) : pool(of) {}
+  void flush_completions() {
+    if (completions != nullptr) completions->flush_if_left();
+  }
   WorkerPool& pool;
   std::list<Worker>::iterator position;
   std::condition_variable ordered;   // `order` is set; or the pool ends
   Order order = Order::kNone;        // what to do next
-  bool soon = false;                 // runs an item, and counts in soon_
+  bool soon = false;                 // runs an item, or flushes, and counts in soon_
   Client* client = nullptr;          // whose item runs
   Clock::time_point started;         // since then
   std::atomic<bool> in_item{false};  // of run(); the only one that changes without the mutex
   ublk::UniqueFd stat;               // its /proc/self/task/ID/stat
-  ublk::WakeupBatch wakeups;         // has a lock of its own
+  ublk::CompletionBatch* completions = nullptr;  // its thread's, with a lock of its own
 };
 
 // ------------------------------------------------------------------- threads --
@@ -131,15 +134,18 @@ void WorkerPool::main(Worker& self) {
   pthread_setname_np(pthread_self(), "ublk-work");
   // A container may refuse it; then it has to go without.
   prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-  own_wakeups = &self.wakeups;
+  ublk::CompletionBatch completions;
+  own_completions = &completions;
   const std::string stat = "/proc/self/task/" + std::to_string(gettid()) + "/stat";
   self.stat.reset(open(stat.c_str(), O_RDONLY | O_CLOEXEC));
 
   std::unique_lock lock(mutex_);
   ++threads_started_;
   --starting_;
+  self.completions = &completions;
   while (await_order(lock, self)) work(lock, self);
 
+  self.completions = nullptr;
   gone_.splice(gone_.begin(), idle_, self.position);
   const bool join = std::exchange(has_last_gone_, true);
   const pthread_t before = std::exchange(last_gone_, pthread_self());
@@ -296,23 +302,23 @@ void WorkerPool::watch(std::unique_lock<std::mutex>& lock, Worker& self) {
     self.order = Order::kNone;
   }
   // Nobody sees to those any more; they were kept back while somebody did.
-  for (Worker& worker : active_) worker.wakeups.flush();
+  for (Worker& worker : active_) worker.flush_completions();
 }
 
 // Wake-ups may wait for the next item of a chain: there is one, and somebody watches it.
-bool WorkerPool::may_keep_wakeups(Clock::time_point since, Clock::time_point now) const {
+bool WorkerPool::may_keep_completions(Clock::time_point since, Clock::time_point now) const {
   return watcher_ != nullptr && !ready_.empty() && !ending_ && now - since < kWorthWaking &&
          is_short(ready_.front()->average_);
 }
 
-ublk::WakeupBatch& WorkerPool::wakeups() { return *own_wakeups; }
+ublk::CompletionBatch& WorkerPool::completions() { return *own_completions; }
 
 // Running items that were thought to be short and are not, or not any more.
 bool WorkerPool::find_long_items(Clock::time_point now) {
   bool found = false;
   for (Worker& worker : active_) {
     if (now - worker.started < kWorthWaking) continue;
-    worker.wakeups.flush();
+    worker.flush_completions();
     if (!worker.soon || !worker.in_item.load(std::memory_order_relaxed) ||
         wants_cpu(worker.stat.get()))
       continue;
@@ -347,13 +353,17 @@ void WorkerPool::work(std::unique_lock<std::mutex>& lock, Worker& self) {
     }
     finish(self, duration);
     now = end;
-    if (!self.wakeups.pending()) {
+    if (!self.completions->pending()) {
       last_flush = now;
-    } else if (!may_keep_wakeups(last_flush, now)) {
+    } else if (!may_keep_completions(last_flush, now)) {
+      // It comes for the next item soon: no other thread is needed for it.
+      self.soon = is_short(self.client->average_);
+      if (self.soon) ++soon_;
       lock.unlock();
-      self.wakeups.flush();
+      self.completions->flush();
       last_flush = now = Clock::now();
       lock.lock();
+      if (std::exchange(self.soon, false)) --soon_;
     }
   }
 }

@@ -39,9 +39,9 @@
 // therefore waits for some milliseconds, and then not any more. Time in which a thread wanted to
 // run and had no CPU does not make its item long: more threads would only make it worse.
 //
-// Requests that items complete by wakeups() wake their ring's thread once for a chain of short
-// items; the thread that watches sees to it that an item which hangs in such a chain does not keep
-// a wake-up back.
+// Requests that items complete by completions() are committed, or wake their ring's thread, once
+// for a chain of short items; the thread that watches sees to it that an item which hangs in such a
+// chain does not keep them back.
 //
 // Nothing is allocated for an item. Adding one takes no lock, flush() takes one for all, and a
 // thread takes one for each item it runs.
@@ -49,7 +49,7 @@
 #define UBLK_RUNNER_WORKER_POOL_H
 
 #include <pthread.h>
-#include <ublk/wakeup.h>
+#include <ublk/completion_batch.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -117,8 +117,8 @@ class WorkerPool {
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
 
-  // For an item's run(): the wake-ups of its thread, which are flushed soon after it.
-  static ublk::WakeupBatch& wakeups();
+  // For an item's run(): the completions of its thread, which are flushed soon after it.
+  static ublk::CompletionBatch& completions();
 
   Statistics statistics() const;  // any thread
 
@@ -145,7 +145,7 @@ class WorkerPool {
   Item& take(Worker& worker, Clock::time_point now);
   void finish(Worker& worker, std::optional<Nanoseconds> duration);
   bool find_long_items(Clock::time_point now);
-  bool may_keep_wakeups(Clock::time_point since, Clock::time_point now) const;
+  bool may_keep_completions(Clock::time_point since, Clock::time_point now) const;
   // With mutex_ held, which they release meanwhile:
   void work(std::unique_lock<std::mutex>& lock, Worker& self);
   bool await_order(std::unique_lock<std::mutex>& lock, Worker& self);
@@ -163,9 +163,9 @@ class WorkerPool {
   RateLimit complaints_;
 
   // Guards all below, all of the clients and all of the workers. A leaf, but for that of a
-  // WakeupBatch: with it held nothing is called but the functions above, and no thread of the pool
-  // is woken or started, but for the first one. What
-  // was written before flush() is seen by run(), for both take it.
+  // CompletionBatch: with it held nothing is called but the functions above, and no thread of the
+  // pool is woken or started, but for the first one. What was written before flush() is seen by
+  // run(), for both take it.
   mutable std::mutex mutex_;
 
   // Clients that have an item which may run now, the next in turn first; and all others.
@@ -186,7 +186,7 @@ class WorkerPool {
 
   unsigned threads_ = 0;
   unsigned called_ = 0;    // told to work, and not there yet
-  unsigned soon_ = 0;      // called, or running a short item
+  unsigned soon_ = 0;      // called, running a short item, or flushing after one
   unsigned starting_ = 0;  // made, and not there yet
   unsigned running_ = 0;   // items
   size_t queued_ = 0;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <new>
 
+#include "batch.h"
 #include "command.h"
 #include "slot.h"
 #include "ublk/ring.h"
@@ -41,6 +42,21 @@ static std::byte* map_memory(size_t bytes) {
   return static_cast<std::byte*>(map);
 }
 
+static std::unique_ptr<internal::QueueBatch> make_batch(const DeviceNode& node, BufferMode mode,
+                                                        bool registers) {
+  if ((node.info().flags & abi::kFlagBatchIo) == 0) return nullptr;
+  auto batch = std::make_unique<internal::QueueBatch>();
+  if (mode == BufferMode::kCopy) {
+    batch->flags = abi::kBatchHasBufAddr;
+  } else {
+    batch->element_bytes = offsetof(abi::BatchElement, buf_addr);
+    batch->flags = registers ? abi::kBatchAutoBufRegFallback : 0;
+  }
+  batch->prepared =
+      std::make_unique<std::byte[]>(size_t{node.info().queue_depth} * batch->element_bytes);
+  return batch;
+}
+
 Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backend& backend,
              Slot* slots, uint16_t ring_slot, int file_slot, int buffer_slot)
     : ring_(ring),
@@ -54,7 +70,8 @@ Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backe
       ring_slot_(ring_slot),
       file_slot_(file_slot),
       buffer_slot_(buffer_slot),
-      buffer_size_(node_->info().max_io_buf_bytes) {
+      buffer_size_(node_->info().max_io_buf_bytes),
+      batch_(make_batch(*node_, mode_, buffer_slot != kNoZeroCopy)) {
   if (mode_ == BufferMode::kCopy) allocate_buffers();
   // Only addresses, until a write fails before it has a buffer.
   if (mode_ == BufferMode::kGetData) waste_ = map_memory(buffer_size_);
@@ -130,15 +147,19 @@ bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result, const void* a
   const abi::IoCmd payload = {
       .q_id = index_, .tag = tag, .result = result, .addr = reinterpret_cast<uint64_t>(address)};
   const bool fixed = file_slot_ >= 0;
-  internal::prepare_io_command(*sqe, fixed ? file_slot_ : node_->fd(), fixed ? IOSQE_FIXED_FILE : 0,
-                               op, payload, registration(tag),
-                               internal::make_user_data(ring_slot_, tag));
+  internal::prepare_io_command(
+      *sqe, fixed ? file_slot_ : node_->fd(), fixed ? IOSQE_FIXED_FILE : 0, op, payload,
+      registration(tag), internal::make_user_data(internal::CommandKind::kTag, ring_slot_, tag));
   if (node_->driver().redirects()) node_->driver().redirect(*ring_.uring(), *sqe);
   ++with_kernel_;
   return true;
 }
 
 void Queue::fetch_all() {
+  if (batch_ != nullptr) {
+    prepare_batch();
+    return;
+  }
   for (uint16_t tag = 0; tag < depth_; ++tag)
     if (!submit_command(abi::IoOp::kFetchReq, tag, 0, tag_buffer(tag)))
       backend_.failed(*this, tag, EBUSY);
@@ -169,6 +190,8 @@ void Queue::data_arrived(Slot& slot) {
 
 void Queue::take_request(uint16_t tag, bool wants_buffer) {
   Slot& slot = slots_[tag];
+  // Acquire: what the thread that has committed the tag's last request did with it is done.
+  static_cast<void>(slot.word.load(std::memory_order_acquire));
   slot.ring = &ring_;
   slot.queue = this;
   slot.tag = tag;
@@ -217,24 +240,17 @@ void Queue::get_data(Slot& slot) {
   give_to_kernel(slot, slot.generation() + 1);
 }
 
-// A result that the kernel can take: for a read or write all of it or an error, since kernels
-// differ in what they make of a short one, and warn about a long one.
-static int checked_result(const Slot& slot) {
-  constexpr int kMaxErrno = 4095;
-  if (slot.result < 0) return slot.result >= -kMaxErrno ? slot.result : -EIO;
-  if (!slot.has_data()) return 0;
-  return static_cast<uint64_t>(slot.result) == slot.length() ? slot.result : -EIO;
-}
-
 void Queue::commit(Slot& slot) {
-  int result = checked_result(slot);
+  int result = slot.checked_result();
   const void* address = mode_ == BufferMode::kUserCopy ? nullptr : slot.buffer;
   if (mode_ == BufferMode::kGetData && slot.op() == Operation::kRead && address == nullptr) {
     // The kernel wants an address with every read, also with one that has failed.
     if (result >= 0) result = -EIO;
     address = &slot;
   }
-  if (!submit_command(abi::IoOp::kCommitAndFetchReq, slot.tag, result, address)) {
+  if (batch_ != nullptr
+          ? !commit_in_batch(slot, result)
+          : !submit_command(abi::IoOp::kCommitAndFetchReq, slot.tag, result, address)) {
     ring_.defer(slot);
     return;
   }

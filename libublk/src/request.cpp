@@ -57,10 +57,10 @@ ssize_t Request::write_data(const void* from, size_t length, uint32_t offset) co
 
 uint64_t Request::id() const { return slot_->id(); }
 
-bool Request::complete(int result, WakeupBatch* wakeups) {
+bool Request::complete(int result, CompletionBatch* batch) {
   Slot* slot = std::exchange(slot_, nullptr);
   if (slot == nullptr) return false;
-  if (!slot->ring->on_own_thread()) return complete(slot->id(), result, wakeups);
+  if (!slot->ring->on_own_thread()) return complete(slot->id(), result, batch);
   // No exchange is needed here: the handle is the only owner. Only who gave out id() without
   // release() can have been overtaken, and that is seen here.
   const uint32_t word = slot->word.load(std::memory_order_acquire);
@@ -82,11 +82,11 @@ static Slot* win(uint64_t id) {
              : nullptr;
 }
 
-bool Request::complete(uint64_t id, int result, WakeupBatch* wakeups) {
+bool Request::complete(uint64_t id, int result, CompletionBatch* batch) {
   Slot* slot = win(id);
   if (slot == nullptr) return false;
   slot->result = result;
-  slot->ring->finished(*slot, wakeups);
+  slot->ring->finished(*slot, batch);
   return true;
 }
 

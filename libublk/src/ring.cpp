@@ -9,12 +9,14 @@
 #include <new>
 #include <utility>
 
+#include "batch.h"
 #include "command.h"
 #include "slot.h"
 #include "ublk/error.h"
 
 namespace ublk {
 
+using internal::CommandKind;
 using internal::Phase;
 using internal::Slot;
 using internal::SlotState;
@@ -68,6 +70,8 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
   if ((flags & abi::kFlagAutoBufReg) != 0 && (flags & abi::kFlagUserCopy) == 0)
     throw Error(EINVAL, "attach a queue of device " + std::to_string(node->info().dev_id),
                 "kFlagAutoBufReg without kFlagUserCopy, for data that can't be registered");
+  if ((flags & abi::kFlagBatchIo) != 0 && batch_ == nullptr)
+    batch_ = std::make_unique<internal::RingBatch>(*uring_);
   size_t number = 0;
   while (number < queues_.size() && queues_[number] != nullptr) ++number;
   if (number > UINT16_MAX) throw Error(ENOSPC, "attach a queue", "the ring serves 65536 already");
@@ -96,6 +100,7 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
 void Ring::queue_stopped(Queue& queue) {
   const std::unique_ptr<Queue> ended = std::move(queues_[queue.ring_slot_]);
   --nr_queues_;
+  if (ended->ending_) --nr_ending_;
   release_buffers_of(queue);
   ended->free_buffers();
   give_back_slots(ended->slots_);
@@ -180,17 +185,21 @@ void Ring::handle(uint64_t user_data, int result, uint32_t flags) {
     return;
   }
   const auto number = static_cast<uint16_t>(user_data >> 16);
-  if (number < queues_.size() && queues_[number] != nullptr)
-    queues_[number]->handle_cqe(static_cast<uint16_t>(user_data), result);
+  if (number >= queues_.size() || queues_[number] == nullptr) return;
+  const auto which = static_cast<uint16_t>(user_data);
+  if (static_cast<uint16_t>(user_data >> 32) == static_cast<uint16_t>(CommandKind::kTag))
+    queues_[number]->handle_cqe(which, result);
+  else
+    queues_[number]->handle_batch_cqe(which, result, flags);
 }
 
 // No wake-up can be lost, because `completed_` is one word that says both whether something is in
 // the list and whether the ring's thread may sleep. That thread goes to sleep only if its exchange
 // turns "empty" into "asleep"; a completion from another thread comes in the word's order either
 // before that exchange, which then fails, or after it, and then sees "asleep" and writes the
-// eventfd, or leaves it to its WakeupBatch. Only one thread can replace "asleep", so a batch costs
-// one write.
-void Ring::push_completed(Slot& slot, WakeupBatch* batch) {
+// eventfd, or leaves it to its CompletionBatch. Only one thread can replace "asleep", so a batch
+// costs one write.
+void Ring::push_completed(Slot& slot, CompletionBatch* batch) {
   uintptr_t head = completed_.load(std::memory_order_relaxed);
   do {
     slot.next = head == kAsleep ? nullptr : reinterpret_cast<Slot*>(head);
@@ -217,10 +226,10 @@ void Ring::drain_completed() {
   }
 }
 
-void Ring::finished(Slot& slot, WakeupBatch* batch) {
+void Ring::finished(Slot& slot, CompletionBatch* batch) {
   if (on_own_thread())
     finish(slot);
-  else
+  else if (batch == nullptr || !slot.queue->takes_commits_anywhere(slot) || !batch->commit(slot))
     push_completed(slot, batch);
 }
 
@@ -278,6 +287,7 @@ void Ring::release_buffers_of(Queue& queue) {
 void Ring::prepare_wait() {
   if (has_posted_.load(std::memory_order_acquire)) run_posted();
   if (deferred_ != nullptr) retry_deferred();
+  if (fetches_again_) start_fetches();
   // Before the thread sleeps: others, on other rings too, may wait for just these buffers.
   while (!used_buffers_.empty() && io_uring_submit(uring_) >= 0 && io_uring_sq_ready(uring_) == 0)
     release_buffers();
@@ -294,6 +304,24 @@ void Ring::wait_over() {
   if (has_posted_.load(std::memory_order_acquire)) run_posted();
   if (!used_buffers_.empty()) release_buffers();
   if (completed_.load(std::memory_order_relaxed) != kEmpty) drain_completed();
+  if (nr_ending_ != 0) stop_idle_queues();
+}
+
+// All CQEs of the last turn have been handled. As long as others are on the kernel's overflow list,
+// no fetch can post any.
+void Ring::start_fetches() {
+  fetches_again_ = false;
+  if (io_uring_cq_ready(uring_) == 0) batch_->fetched.find_lost();
+  if ((IO_URING_READ_ONCE(*uring_->sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0)
+    io_uring_get_events(uring_);
+  for (const auto& queue : queues_)
+    if (queue != nullptr && queue->wants_fetch()) queue->fetch_batch();
+}
+
+// By index: a backend may attach queues while one is stopped.
+void Ring::stop_idle_queues() {
+  for (size_t i = 0; i < queues_.size(); ++i)
+    if (queues_[i] != nullptr && queues_[i]->ending_) queues_[i]->stop_if_idle();
 }
 
 void Ring::arm_wakeup_poll() {

@@ -4,6 +4,7 @@
 #define UBLK_SLOT_H
 
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 
@@ -51,6 +52,15 @@ struct alignas(64) Slot {
   Operation op() const { return static_cast<Operation>(op_flags & abi::kOpMask); }
   bool has_data() const { return op() == Operation::kRead || op() == Operation::kWrite; }
   uint64_t length() const { return uint64_t{nr_sectors} * abi::kSectorSize; }
+
+  // The result as the kernel can take it: for a read or write all of it or an error, since kernels
+  // differ in what they make of a short one, and warn about a long one.
+  int checked_result() const {
+    constexpr int kMaxErrno = 4095;
+    if (result < 0) return result >= -kMaxErrno ? result : -EIO;
+    if (!has_data()) return 0;
+    return static_cast<uint64_t>(result) == length() ? result : -EIO;
+  }
 
   uint64_t id() const {
     return uint64_t{generation()} << kIdShift | reinterpret_cast<uint64_t>(this);

@@ -5,16 +5,24 @@
 #include <cstring>
 #include <utility>
 
+#include "ublk/completion_batch.h"
+
 namespace fake {
 
 using ublk::BufferMode;
 using ublk::Operation;
 
+namespace {
+
+thread_local ublk::CompletionBatch* batch_of_thread = nullptr;
+
+}  // namespace
+
 // -------------------------------------------------------------------- memory --
 
 void MemoryBackend::submit(ublk::Request request) {
   const int result = execute(request);
-  request.complete(result);
+  request.complete(result, batch_of_thread);
 }
 
 int MemoryBackend::execute(ublk::Request& request) {
@@ -72,8 +80,18 @@ void WorkersBackend::submit(ublk::Request request) {
 }
 
 void WorkersBackend::work() {
+  constexpr unsigned kBatch = 5;
+  ublk::CompletionBatch batch;
+  batch_of_thread = &batch;
+  unsigned left = kBatch;
   std::unique_lock lock(mutex_);
   while (true) {
+    if (requests_.empty() || left-- == 0) {
+      left = kBatch;
+      lock.unlock();
+      batch.flush();
+      lock.lock();
+    }
     changed_.wait(lock, [this] { return ending_ || !requests_.empty(); });
     if (requests_.empty()) return;
     ublk::Request request = std::move(requests_.front());

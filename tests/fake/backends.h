@@ -31,7 +31,8 @@ class MemoryBackend : public ublk::Backend {
   std::vector<std::byte> data_;
 };
 
-// Passes every request to another backend on one of its threads.
+// Passes every request to another backend on one of its threads, which completes what is there in
+// batches of some.
 class WorkersBackend : public ublk::Backend {
  public:
   WorkersBackend(ublk::Backend& backend, unsigned threads);

@@ -3,6 +3,7 @@
 #ifndef UBLK_TESTS_FAKE_COMMAND_H
 #define UBLK_TESTS_FAKE_COMMAND_H
 
+#include <liburing.h>
 #include <sys/types.h>
 #include <ublk/abi.h>
 
@@ -42,9 +43,23 @@ struct Command {
   uint64_t registration = 0;    // of an I/O command: sqe->addr, for kFlagAutoBufReg
   std::vector<std::byte> data;  // of a read that is committed, taken when the command was submitted
 
+  // Of batch I/O commands, in place of `io`.
+  ublk::abi::BatchIo batch{};
+  struct Element {
+    ublk::abi::BatchElement element;
+    std::vector<std::byte> data;
+  };
+  std::vector<Element> elements;
+  io_uring_buf_ring* buffers = nullptr;  // FETCH
+
   Command* next = nullptr;  // in the port's list of unused ones
 
   ublk::abi::ControlOp control_op() const { return static_cast<ublk::abi::ControlOp>(op); }
+  bool is_batch() const {
+    using ublk::abi::IoOp;
+    return kind == CommandKind::kIo && op >= static_cast<uint32_t>(IoOp::kPrepIoCmds) &&
+           op <= static_cast<uint32_t>(IoOp::kFetchIoCmds);
+  }
   ublk::abi::IoOp io_op() const { return static_cast<ublk::abi::IoOp>(op); }
 };
 

@@ -23,6 +23,7 @@ struct Load {
   unsigned workers = 1;
   unsigned rings = 1;
   uint64_t requests = 0;
+  uint64_t flags = 0;
 };
 std::ostream& operator<<(std::ostream& out, const Load& load) { return out << load.name; }
 
@@ -56,8 +57,8 @@ TEST_P(CompletionStressTest, EndsAllRequests) {
   std::vector<Disk> disks(load.devices);
   for (Disk& disk : disks) {
     disk.workers = std::make_unique<WorkersBackend>(disk.memory, load.workers);
-    disk.device = std::make_unique<ServedDevice>(control, device_spec(kBytes, load.queues, 64),
-                                                 *disk.workers, serving);
+    disk.device = std::make_unique<ServedDevice>(
+        control, device_spec(kBytes, load.queues, 64, 0, load.flags), *disk.workers, serving);
   }
   uint64_t before = 0;
   for (const RingThread* thread : serving) before += thread->wakeups();
@@ -70,6 +71,8 @@ TEST_P(CompletionStressTest, EndsAllRequests) {
                                                            .zeroing = false});
   for (Disk& disk : disks) expect_end(*disk.io, serving);
 
+  // The last ones are counted when their queues end.
+  for (Disk& disk : disks) disk.device.reset();
   uint64_t wakeups = 0;
   uint64_t remote = 0;
   for (RingThread* thread : serving) {
@@ -84,36 +87,53 @@ TEST_P(CompletionStressTest, EndsAllRequests) {
 
 INSTANTIATE_TEST_SUITE_P(
     , CompletionStressTest,
-    ::testing::Values(Load{.name = "Depth1", .requests = 50000},
-                      Load{.name = "Depth64", .io_depth = 64, .workers = 4, .requests = 200000},
-                      Load{.name = "Depth64OneWorker", .io_depth = 64, .requests = 100000},
-                      Load{.name = "Depth2", .io_depth = 2, .workers = 2, .requests = 50000},
-                      Load{.name = "ManyQueuesOnOneRing",
-                           .devices = 3,
-                           .queues = 4,
-                           .io_depth = 16,
-                           .workers = 2,
-                           .requests = 150000},
-                      Load{.name = "TwoRings",
-                           .devices = 2,
-                           .queues = 2,
-                           .io_depth = 16,
-                           .workers = 2,
-                           .rings = 2,
-                           .requests = 150000}),
+    ::testing::Values(
+        Load{.name = "Depth1", .requests = 50000},
+        Load{.name = "Depth64", .io_depth = 64, .workers = 4, .requests = 200000},
+        Load{.name = "Depth64OneWorker", .io_depth = 64, .requests = 100000},
+        Load{.name = "Depth2", .io_depth = 2, .workers = 2, .requests = 50000},
+        Load{.name = "ManyQueuesOnOneRing",
+             .devices = 3,
+             .queues = 4,
+             .io_depth = 16,
+             .workers = 2,
+             .requests = 150000},
+        Load{.name = "TwoRings",
+             .devices = 2,
+             .queues = 2,
+             .io_depth = 16,
+             .workers = 2,
+             .rings = 2,
+             .requests = 150000},
+        Load{.name = "BatchDepth1", .requests = 50000, .flags = ublk::abi::kFlagBatchIo},
+        Load{.name = "BatchDepth64",
+             .io_depth = 64,
+             .workers = 4,
+             .requests = 200000,
+             .flags = ublk::abi::kFlagBatchIo},
+        Load{.name = "BatchTwoRings",
+             .devices = 2,
+             .queues = 2,
+             .io_depth = 16,
+             .workers = 2,
+             .rings = 2,
+             .requests = 150000,
+             .flags = ublk::abi::kFlagBatchIo}),
     [](const auto& param_info) { return param_info.param.name; });
 
 using StopTest = FakeTest;
 
 // STOP waits for what the workers hold; their completions come while the queue ends.
-TEST_F(StopTest, CompletionsWhileTheQueueStops) {
+class StopUnderLoadTest : public StopTest, public ::testing::WithParamInterface<uint64_t> {};
+
+TEST_P(StopUnderLoadTest, CompletionsWhileTheQueueStops) {
   constexpr int kRounds = kSanitized ? 50 : 300;
   ublk::Control control(driver());
   RingThread thread;
   for (int round = 0; round < kRounds; ++round) {
     MemoryBackend memory(kBytes);
     WorkersBackend workers(memory, 3);
-    ServedDevice device(control, device_spec(kBytes, 2, 16), workers, {&thread});
+    ServedDevice device(control, device_spec(kBytes, 2, 16, 0, GetParam()), workers, {&thread});
     const auto disk = driver().disk(device.id());
     std::atomic<int> ended{0};
     std::vector<std::byte> data(512);
@@ -130,6 +150,11 @@ TEST_F(StopTest, CompletionsWhileTheQueueStops) {
     ASSERT_EQ(ended, kRequests) << "round " << round;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(, StopUnderLoadTest, ::testing::Values(0, ublk::abi::kFlagBatchIo),
+                         [](const auto& param_info) {
+                           return param_info.param == 0 ? "Each" : "Batch";
+                         });
 
 // The ring's thread sleeps without a request in its hands; then requests come that only another
 // thread completes, again and again from idle.

@@ -48,9 +48,18 @@ TEST_F(ControlTest, FeaturesAndFlagsFollowTheKernel) {
   {
     Control control(driver());
     EXPECT_EQ(control.features(), kLinux7_2 & kPlayed);
-    const ublk::Device device(
-        control, device_spec(kBytes, 1, 32, 0, abi::kFlagUserCopy | abi::kFlagBatchIo));
+    const ublk::Device device(control,
+                              device_spec(kBytes, 1, 32, 0, abi::kFlagUserCopy | abi::kFlagZoned));
     EXPECT_EQ(device.info().flags, 0x26042 | abi::kFlagUserCopy);
+  }
+  {
+    Control control(driver());
+    const ublk::Device device(
+        control, device_spec(kBytes, 1, 2, 0, abi::kFlagNeedGetData | abi::kFlagBatchIo));
+    EXPECT_EQ(device.info().flags, 0x24042 | abi::kFlagBatchIo);
+    const ublk::Error error =
+        error_of([&] { ublk::Device(control, device_spec(kBytes, 1, 1, 0, abi::kFlagBatchIo)); });
+    EXPECT_EQ(error.error(), EINVAL);
   }
   use({.features = kLinux6_12});
   Control control(driver());

@@ -161,8 +161,9 @@ void Device::abort_idle() {
     for (const uint16_t number : std::exchange(queue.idle, {})) {
       Tag& tag = queue.tags[number];
       tag.state = Tag::State::kUnfetched;
-      loop_.answer(*std::exchange(tag.command, nullptr), -ENODEV);
+      if (tag.command != nullptr) loop_.answer(*std::exchange(tag.command, nullptr), -ENODEV);
     }
+    abort_batch(queue);
   }
 }
 
@@ -221,8 +222,10 @@ void Device::reset_queues() {
     for (const uint16_t number : std::exchange(queue.idle, {})) {
       Tag& tag = queue.tags[number];
       tag.state = Tag::State::kUnfetched;
-      loop_.forget(*std::exchange(tag.command, nullptr));
+      if (tag.command != nullptr) loop_.forget(*std::exchange(tag.command, nullptr));
     }
+    if (queue.fetch != nullptr) loop_.forget(*std::exchange(queue.fetch, nullptr));
+    queue.handed.clear();
   }
 }
 

@@ -92,7 +92,7 @@ class Device {
     enum class State : uint8_t { kUnfetched, kIdle, kServer };
     State state = State::kUnfetched;
     bool wants_buffer = false;   // the server knows the request and has not its data: get-data mode
-    Command* command = nullptr;  // idle
+    Command* command = nullptr;  // idle; none with kFlagBatchIo
     pid_t daemon = 0;            // who may commit
     uint64_t address = 0;        // of the tag's buffer
     uint64_t registration = 0;   // of the next request's data
@@ -103,7 +103,9 @@ class Device {
     std::vector<uint16_t> idle;  // used from the end: a tag is used again at once
     std::deque<std::unique_ptr<BlockRequest>> waiting;
     unsigned in_flight = 0;
-    pid_t daemon = 0;  // of all tags, without kFlagPerIoDaemon
+    pid_t daemon = 0;             // of all tags, without kFlagPerIoDaemon
+    Command* fetch = nullptr;     // of many tags, with kFlagBatchIo
+    std::deque<uint16_t> handed;  // tags that it has not brought to the server yet
   };
 
   ublk::abi::DeviceState state() const { return static_cast<ublk::abi::DeviceState>(info_.state); }
@@ -129,9 +131,18 @@ class Device {
   int fetch(Command& command);
   int commit(Command& command);
   int get_data(Command& command);
-  int check_address(const Command& command, const Tag& tag) const;
-  int end_result(const BlockRequest& request, const Command& command);
-  void tag_idle(Queue& queue, uint16_t tag, Command& command);
+  // Batch I/O, device_batch.cpp.
+  int handle_batch(Command& command);
+  int prepare(Command& command);
+  int fetch_many(Command& command);
+  int commit_many(Command& command);
+  void bring_tags(Queue& queue);
+  void abort_batch(Queue& queue);
+  int check_address(uint64_t address, const Tag& tag) const;
+  // A COMMIT's data and result.
+  int end_result(const BlockRequest& request, const ublk::abi::IoCmd& io,
+                 const std::vector<std::byte>& data);
+  void tag_idle(Queue& queue, const ublk::abi::IoCmd& io, uint64_t registration, Command* command);
   void end_request(uint16_t queue, std::unique_ptr<BlockRequest> request, int result);
 
   Loop& loop_;

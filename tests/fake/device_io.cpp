@@ -91,6 +91,7 @@ void Device::dispatch(uint16_t number) {
     ++queue.in_flight;
     hand_out(number, tag);
   }
+  bring_tags(queue);
 }
 
 void Device::hand_out(uint16_t queue, uint16_t number) {
@@ -111,6 +112,10 @@ void Device::hand_out(uint16_t queue, uint16_t number) {
                                       .addr = tag.address};
   tag.wants_buffer = io.op == Operation::kWrite && has(abi::kFlagNeedGetData);
   if (!tag.wants_buffer) give_data(queue, number);
+  if (has(abi::kFlagBatchIo)) {
+    queues_[queue].handed.push_back(number);
+    return;
+  }
   loop_.answer(*std::exchange(tag.command, nullptr),
                tag.wants_buffer ? abi::kIoResNeedGetData : abi::kIoResOk);
 }
@@ -130,7 +135,9 @@ void Device::give_data(uint16_t queue, uint16_t number) {
 void Device::handle_io(Command& command) {
   int error = 0;
   const abi::IoCmd& io = command.io;
-  if (io.q_id >= queues_.size() || io.tag >= info_.queue_depth) {
+  if (command.is_batch() || has(abi::kFlagBatchIo)) {
+    error = handle_batch(command);
+  } else if (io.q_id >= queues_.size() || io.tag >= info_.queue_depth) {
     error = -EINVAL;
   } else if (command.io_op() == abi::IoOp::kFetchReq) {
     error = fetch(command);
@@ -149,11 +156,11 @@ int Device::fetch(Command& command) {
   Tag& tag = queue.tags[command.io.tag];
   if (canceling_) return -ENODEV;
   if (tag.state != Tag::State::kUnfetched) return all_fetched() ? -EBUSY : -EINVAL;
-  if (const int error = check_address(command, tag); error != 0) return error;
+  if (const int error = check_address(command.io.addr, tag); error != 0) return error;
   if (queue.daemon == 0 || has(abi::kFlagPerIoDaemon)) queue.daemon = command.thread;
   if (queue.daemon != command.thread) return -EINVAL;
   tag.daemon = command.thread;
-  tag_idle(queue, command.io.tag, command);
+  tag_idle(queue, command.io, command.registration, &command);
   try_start();
   return 0;
 }
@@ -165,11 +172,11 @@ int Device::commit(Command& command) {
   if (tag.daemon != command.thread) return -EINVAL;
   if (tag.state != Tag::State::kServer) return -EBUSY;
   if (tag.wants_buffer) return -EINVAL;  // its data must be fetched first, even to fail it
-  if (const int error = check_address(command, tag); error != 0) return error;
-  const int result = end_result(*tag.request, command);
+  if (const int error = check_address(command.io.addr, tag); error != 0) return error;
+  const int result = end_result(*tag.request, command.io, command.data);
   auto request = std::move(tag.request);
   --queue.in_flight;
-  tag_idle(queue, command.io.tag, command);
+  tag_idle(queue, command.io, command.registration, &command);
   end_request(number, std::move(request), result);
   return 0;
 }
@@ -187,8 +194,8 @@ int Device::get_data(Command& command) {
   return 0;
 }
 
-int Device::check_address(const Command& command, const Tag& tag) const {
-  const bool given = command.io.addr != 0;
+int Device::check_address(uint64_t address, const Tag& tag) const {
+  const bool given = address != 0;
   if (has(abi::kFlagUserCopy)) return given ? -EINVAL : 0;
   // In get-data mode only a read's commit needs one, even that of a failed read.
   const bool optional = has(abi::kFlagNeedGetData) &&
@@ -196,23 +203,24 @@ int Device::check_address(const Command& command, const Tag& tag) const {
   return given || optional ? 0 : -EINVAL;
 }
 
-void Device::tag_idle(Queue& queue, uint16_t number, Command& command) {
-  Tag& tag = queue.tags[number];
+void Device::tag_idle(Queue& queue, const abi::IoCmd& io, uint64_t registration, Command* command) {
+  Tag& tag = queue.tags[io.tag];
   if (canceling_) {
     tag.state = Tag::State::kUnfetched;
-    loop_.answer(command, -ENODEV);
+    if (command != nullptr) loop_.answer(*command, -ENODEV);
     return;
   }
   tag.state = Tag::State::kIdle;
-  tag.command = &command;
-  tag.address = command.io.addr;
-  tag.registration = command.registration;
-  queue.idle.push_back(number);
+  tag.command = command;
+  tag.address = io.addr;
+  tag.registration = registration;
+  queue.idle.push_back(io.tag);
 }
 
 // The request's result; moves a read's data.
-int Device::end_result(const BlockRequest& request, const Command& command) {
-  const int result = command.io.result;
+int Device::end_result(const BlockRequest& request, const abi::IoCmd& io,
+                       const std::vector<std::byte>& data) {
+  const int result = io.result;
   if (result < 0) return block_error(result);
   if (!request.has_data()) return 0;
   if (static_cast<size_t>(result) != request.bytes()) {
@@ -223,9 +231,9 @@ int Device::end_result(const BlockRequest& request, const Command& command) {
   }
   if (request.io.op != Operation::kRead) return 0;
   if (has(abi::kFlagUserCopy))
-    node_->get_data(command.io.q_id, command.io.tag, request.io.data, request.bytes());
+    node_->get_data(io.q_id, io.tag, request.io.data, request.bytes());
   else
-    std::memcpy(request.io.data, command.data.data(), request.bytes());
+    std::memcpy(request.io.data, data.data(), request.bytes());
   return 0;
 }
 
@@ -237,6 +245,10 @@ void Device::end_request(uint16_t queue, std::unique_ptr<BlockRequest> request, 
 }
 
 void Device::refuse_io(Command& command, int error) {
+  if (command.is_batch()) {
+    loop_.answer(command, -error);
+    return;
+  }
   const bool commits = command.io_op() == abi::IoOp::kCommitAndFetchReq;
   const abi::IoCmd io = command.io;
   loop_.answer(command, -error);

@@ -66,6 +66,10 @@ int settle_info(abi::DevInfo& info, uint64_t features, unsigned cpus) {
   info.flags &= features & ~abi::kFlagUnprivilegedDev;
   if (!recovery_flags_make_sense(info.flags)) return -EINVAL;
   info.flags |= kAlwaysSet & features;
+  if ((info.flags & abi::kFlagBatchIo) != 0) {
+    if (info.queue_depth < 2) return -EINVAL;
+    info.flags &= ~(abi::kFlagPerIoDaemon | abi::kFlagNeedGetData);
+  }
   if ((info.flags & (abi::kFlagUserCopy | abi::kFlagAutoBufReg)) != 0)
     info.flags &= ~abi::kFlagNeedGetData;
   info.nr_hw_queues = static_cast<uint16_t>(std::min<unsigned>(info.nr_hw_queues, cpus));

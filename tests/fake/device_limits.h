@@ -19,8 +19,8 @@ inline constexpr uint64_t kPlayed =
     ublk::abi::kFlagUserRecoveryReissue | ublk::abi::kFlagUnprivilegedDev |
     ublk::abi::kFlagCmdIoctlEncode | ublk::abi::kFlagUserCopy | ublk::abi::kFlagUserRecoveryFailIo |
     ublk::abi::kFlagAutoBufReg | ublk::abi::kFlagUpdateSize | ublk::abi::kFlagQuiesce |
-    ublk::abi::kFlagPerIoDaemon | ublk::abi::kFlagBufRegOffDaemon | ublk::abi::kFlagSafeStopDev |
-    ublk::abi::kFlagNoAutoPartScan;
+    ublk::abi::kFlagPerIoDaemon | ublk::abi::kFlagBufRegOffDaemon | ublk::abi::kFlagBatchIo |
+    ublk::abi::kFlagSafeStopDev | ublk::abi::kFlagNoAutoPartScan;
 
 // ADD_DEV: turns what is asked for into what is given. Returns 0 or -errno. `info.dev_id` is not
 // looked at.

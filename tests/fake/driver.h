@@ -13,8 +13,8 @@
 //   disk->write(0, 8, data);
 //
 // What it imitates: the control commands and their errors, the state machine of devices and tags,
-// the copying of data in copy, get-data and user-copy mode, the partition scan inside START_DEV,
-// references to ublkc, the death of a server and recovery. What it does not: zero copy, batch I/O,
+// the copying of data in copy, get-data and user-copy mode, batch I/O, the partition scan inside
+// START_DEV, references to ublkc, the death of a server and recovery. What it does not: zero copy,
 // zones, integrity, unprivileged devices, GET_DEV_INFO2; the checks of user copy's offsets; a ring
 // that ends while ublkc stays open (cancel_queues() plays that).
 //

@@ -35,6 +35,13 @@ void Faults::fail(abi::ControlOp op, int error, unsigned nth) {
 void Faults::fail(abi::IoOp op, int error, unsigned nth) {
   add(static_cast<uint32_t>(op), nth, [this, error](Command& command) { refuse_(command, error); });
 }
+void Faults::shorten_commit(unsigned elements) {
+  add(static_cast<uint32_t>(abi::IoOp::kCommitIoCmds), 1, [this, elements](Command& command) {
+    if (command.elements.size() > elements) command.elements.resize(elements);
+    execute_(command);
+  });
+}
+
 Held Faults::hold(abi::ControlOp op, unsigned nth) { return hold(static_cast<uint32_t>(op), nth); }
 Held Faults::hold(abi::IoOp op, unsigned nth) { return hold(static_cast<uint32_t>(op), nth); }
 

@@ -58,6 +58,8 @@ class Faults {
   // Answers with -error instead of executing. The request of a COMMIT ends with EIO.
   void fail(ublk::abi::ControlOp op, int error, unsigned nth = 1);
   void fail(ublk::abi::IoOp op, int error, unsigned nth = 1);
+  // The next COMMIT_IO_CMDS takes only the first elements.
+  void shorten_commit(unsigned elements);
   Held hold(ublk::abi::ControlOp op, unsigned nth = 1);
   Held hold(ublk::abi::IoOp op, unsigned nth = 1);
 

@@ -4,13 +4,16 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "backends.h"
@@ -107,14 +110,15 @@ TEST_F(LifetimeTest, DevicesAreAddedWhileOthersWork) {
 
 // A submit queue of 256 under 4096 tags, also with a completion queue that overflows.
 TEST_F(LifetimeTest, DeepQueueOnASmallRing) {
-  for (const unsigned cq_entries : {8192u, 256u}) {
+  for (const auto& [cq_entries, flags] :
+       {std::pair(8192u, uint64_t{0}), {256u, 0}, {8192u, abi::kFlagBatchIo}}) {
     ublk::Control control(driver());
     RingThread thread(cq_entries);
     MemoryBackend memory(4 * kBytes);
     WorkersBackend workers(memory, 2);
     ublk::Backend* const backends[] = {&memory, &workers};
     for (ublk::Backend* backend : backends) {
-      ublk::DeviceSpec spec = device_spec(4 * kBytes, 1, abi::kMaxQueueDepth);
+      ublk::DeviceSpec spec = device_spec(4 * kBytes, 1, abi::kMaxQueueDepth, 0, flags);
       spec.info.max_io_buf_bytes = 4096;
       spec.params.basic.max_sectors = 8;
       const ServedDevice device(control, spec, *backend, {&thread});
@@ -263,6 +267,73 @@ TEST_F(LifetimeTest, RefusedCommitIsReportedAndTheRestGoesOn) {
   }
   ASSERT_EQ(backend.failures.size(), 1u);
   EXPECT_EQ(backend.failures[0].second, EINVAL);
+  EXPECT_EQ(backend.queues_stopped, 1);
+}
+
+// What the kernel does not take of a worker's COMMIT, all of it or a part, the ring's thread
+// commits again, each alone: no tag is lost.
+TEST_F(LifetimeTest, CommitThatIsNotTakenIsTriedAgain) {
+  constexpr int kRequests = 4;
+  std::mutex mutex;
+  std::vector<ublk::Request> held;
+  FunctionBackend backend([&](ublk::Request request) {
+    if (request.op() == ublk::Operation::kRead) {
+      std::memset(request.buffer(), 0, request.length());
+      request.complete(static_cast<int>(request.length()));
+      return;
+    }
+    const std::lock_guard lock(mutex);
+    held.push_back(std::move(request));
+  });
+  ublk::Control control(driver());
+  RingThread thread;
+  ServedDevice device(control, device_spec(kBytes, 1, 8, 0, abi::kFlagBatchIo), backend, {&thread});
+  const auto disk = driver().disk(device.id());
+  std::vector<std::byte> data(512);
+  for (int taken = 0; taken < kRequests; ++taken) {
+    std::atomic<int> ended{0};
+    for (int i = 0; i < kRequests; ++i)
+      disk->submit({.op = ublk::Operation::kWrite, .sectors = 1, .data = data.data()},
+                   [&](int result) {
+                     EXPECT_EQ(result, 0);
+                     ++ended;
+                   });
+    const auto all_held = [&] {
+      const std::lock_guard lock(mutex);
+      return held.size() == kRequests;
+    };
+    while (!all_held()) std::this_thread::yield();
+    if (taken == 0)
+      driver().faults().fail(IoOp::kCommitIoCmds, ENOMEM);
+    else
+      driver().faults().shorten_commit(taken);
+    ublk::CompletionBatch batch;
+    for (ublk::Request& request : held) EXPECT_TRUE(request.complete(512, &batch));
+    EXPECT_TRUE(batch.pending());
+    EXPECT_EQ(ended, 0);
+    batch.flush();
+    held.clear();
+    const auto limit = std::chrono::steady_clock::now() + kHung;
+    while (ended != kRequests && std::chrono::steady_clock::now() < limit)
+      std::this_thread::yield();
+    ASSERT_EQ(ended, kRequests) << "of which the kernel took at once: " << taken;
+  }
+}
+
+TEST_F(LifetimeTest, RefusedPreparationIsReported) {
+  FailureBackend backend(kBytes);
+  driver().faults().fail(IoOp::kPrepIoCmds, ENOMEM);
+  ublk::Control control(driver());
+  RingThread thread;
+  ublk::Device device(control, device_spec(kBytes, 1, 8, 0, abi::kFlagBatchIo));
+  {
+    CountedBackend counted(backend);
+    thread.attach(device.node(), 0, counted);
+    counted.attached();
+    EXPECT_EQ(error_of([&] { device.start(std::chrono::milliseconds(100)); }).error(), ETIMEDOUT);
+    device.stop();
+  }
+  EXPECT_EQ(backend.failures, (std::vector<std::pair<uint16_t, int>>{{0, ENOMEM}}));
   EXPECT_EQ(backend.queues_stopped, 1);
 }
 

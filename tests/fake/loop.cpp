@@ -42,6 +42,18 @@ void make_message(io_uring_sqe& sqe, int ring_fd, uint64_t data, int result) {
   sqe.user_data = user_data;
 }
 
+// The data of a read that is committed; nothing for other requests.
+std::vector<std::byte> data_of_read(NodeFile* node, const abi::IoCmd& io) {
+  if (io.result <= 0 || io.addr == 0 || node == nullptr || !node->has(io.q_id, io.tag)) return {};
+  const abi::IoDesc& descriptor = node->descriptor(io.q_id, io.tag);
+  if ((descriptor.op_flags & abi::kOpMask) != static_cast<uint32_t>(ublk::Operation::kRead))
+    return {};
+  const size_t bytes =
+      std::min<size_t>(descriptor.nr_sectors * size_t{abi::kSectorSize}, io.result);
+  const auto* data = pointer_to<const std::byte>(io.addr);
+  return {data, data + bytes};
+}
+
 thread_local const Loop* loop_of_this_thread = nullptr;
 
 pid_t this_thread() {
@@ -126,21 +138,39 @@ void Loop::capture(io_uring& ring, io_uring_sqe& sqe) {
 void Loop::capture_io(Command& command, const io_uring_sqe& sqe) {
   const RingPort::Target& target = command.port->target_of(sqe, driver_, nodes_);
   command.device = target.device;
+  if (command.is_batch()) {
+    capture_batch(command, sqe, target.node.lock().get());
+    return;
+  }
   std::memcpy(&command.io, sqe.cmd, sizeof(command.io));
   command.registration = sqe.addr;
   // A read's data must be taken now: the kernel copies it when it takes the SQE, and then the
   // buffer is the server's again.
   command.data.clear();
   const abi::IoCmd& io = command.io;
-  if (command.io_op() != abi::IoOp::kCommitAndFetchReq || io.result <= 0 || io.addr == 0) return;
-  const auto node = target.node.lock();
-  if (node == nullptr || !node->has(io.q_id, io.tag)) return;
-  const abi::IoDesc& descriptor = node->descriptor(io.q_id, io.tag);
-  if ((descriptor.op_flags & abi::kOpMask) != static_cast<uint32_t>(ublk::Operation::kRead)) return;
-  const size_t bytes =
-      std::min<size_t>(descriptor.nr_sectors * size_t{abi::kSectorSize}, io.result);
-  const auto* data = pointer_to<const std::byte>(io.addr);
-  command.data.assign(data, data + bytes);
+  if (command.io_op() != abi::IoOp::kCommitAndFetchReq) return;
+  command.data = data_of_read(target.node.lock().get(), io);
+}
+
+void Loop::capture_batch(Command& command, const io_uring_sqe& sqe, NodeFile* node) {
+  std::memcpy(&command.batch, sqe.cmd, sizeof(command.batch));
+  command.elements.clear();
+  if (command.io_op() == abi::IoOp::kFetchIoCmds) {
+    command.buffers = pointer_to<io_uring_buf_ring>(sqe.addr);
+    return;
+  }
+  const size_t bytes = std::min<size_t>(command.batch.elem_bytes, sizeof(abi::BatchElement));
+  const auto* from = pointer_to<const std::byte>(sqe.addr);
+  for (unsigned i = 0; i < command.batch.nr_elem; ++i, from += bytes) {
+    abi::BatchElement element{};
+    std::memcpy(&element, from, bytes);
+    command.elements.push_back({element, {}});
+    if (command.io_op() != abi::IoOp::kCommitIoCmds) continue;
+    command.elements.back().data = data_of_read(node, {.q_id = command.batch.q_id,
+                                                       .tag = element.tag,
+                                                       .result = element.result,
+                                                       .addr = element.buf_addr});
+  }
 }
 
 void Loop::answer(Command& command, int result) {
@@ -154,6 +184,18 @@ void Loop::answer(Command& command, int result) {
   io_uring_sqe& sqe = get_sqe();
   sqe.user_data = kNotDelivered;
   make_message(sqe, fd, user_data, result);
+}
+
+void Loop::answer_more(const Command& command, int result, uint32_t cqe_flags) {
+  const int fd = command.port->answer_fd();
+  if (fd < 0) return;
+  command.port->publish();
+  io_uring_sqe& sqe = get_sqe();
+  sqe.user_data = kNotDelivered;
+  make_message(sqe, fd, command.user_data, result);
+  constexpr uint32_t kPassFlags = 1u << 1;  // IORING_MSG_RING_FLAGS_PASS, Linux 6.3
+  sqe.rw_flags = kPassFlags;
+  sqe.file_index = cqe_flags | IORING_CQE_F_MORE;
 }
 
 // ----------------------------------------------------------------- the thread --

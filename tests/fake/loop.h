@@ -45,6 +45,8 @@ class Loop {
   void capture(io_uring& ring, io_uring_sqe& sqe);
   // Ends a command. On the loop's thread.
   void answer(Command& command, int result);
+  // A CQE of a command that goes on.
+  void answer_more(const Command& command, int result, uint32_t cqe_flags);
   // Ends a command whose ring has gone. On the loop's thread.
   void forget(Command& command) { command.port->give_back(command); }
 
@@ -65,6 +67,7 @@ class Loop {
  private:
   RingPort& port_of(const io_uring& ring);
   void capture_io(Command& command, const io_uring_sqe& sqe);
+  static void capture_batch(Command& command, const io_uring_sqe& sqe, NodeFile* node);
   void run();
   void run_posted();
   bool anything_posted();

@@ -75,7 +75,23 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{.name = "GetData", .queues = 2, .flags = abi::kFlagNeedGetData},
         Shape{.name = "GetDataWorkers", .queues = 2, .workers = 3, .flags = abi::kFlagNeedGetData},
         Shape{.name = "UserCopy", .queues = 2, .flags = abi::kFlagUserCopy},
-        Shape{.name = "UserCopyWorkers", .queues = 2, .workers = 3, .flags = abi::kFlagUserCopy}),
+        Shape{.name = "UserCopyWorkers", .queues = 2, .workers = 3, .flags = abi::kFlagUserCopy},
+        Shape{.name = "Batch", .devices = 3, .queues = 2, .flags = abi::kFlagBatchIo},
+        Shape{.name = "BatchDeep", .depth = 1024, .flags = abi::kFlagBatchIo},
+        Shape{.name = "BatchWorkersTwoRings",
+              .devices = 2,
+              .queues = 2,
+              .rings = 2,
+              .workers = 3,
+              .flags = abi::kFlagBatchIo},
+        Shape{
+            .name = "BatchUserCopy", .queues = 2, .flags = abi::kFlagBatchIo | abi::kFlagUserCopy},
+        Shape{.name = "BatchUserCopyWorkers",
+              .queues = 2,
+              .workers = 3,
+              .flags = abi::kFlagBatchIo | abi::kFlagUserCopy},
+        Shape{.name = "BatchThatFallsBack",
+              .flags = abi::kFlagBatchIo | abi::kFlagUserCopy | abi::kFlagAutoBufReg}),
     [](const auto& param_info) { return param_info.param.name; });
 
 }  // namespace

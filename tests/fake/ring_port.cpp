@@ -88,13 +88,23 @@ const RingPort::Target& RingPort::target_of(const io_uring_sqe& sqe, uint32_t dr
                                             NodeTable& nodes) {
   const bool fixed = (sqe.flags & IOSQE_FIXED_FILE) != 0;
   const uint64_t epoch = epoch_.load(std::memory_order_acquire);
-  if (epoch != known_epoch_) targets_.clear();
+  const bool elsewhere =
+      !fixed && sqe.cmd_op == static_cast<uint32_t>(ublk::abi::IoOp::kCommitIoCmds);
+  if (epoch != known_epoch_ || elsewhere) targets_.clear();
   known_epoch_ = epoch;
   for (const Target& target : targets_)
     if (target.fd == sqe.fd && target.fixed == fixed) return target;
   const std::string path = fixed ? path_of_slot(fd_, sqe.fd) : path_of_descriptor(sqe.fd);
   const uint32_t device = NodeFile::device_of_path(path, driver);
   return targets_.emplace_back(Target{sqe.fd, fixed, device, nodes.find(device)});
+}
+
+// Any ring of the library's has as many.
+std::optional<RingPort::Buffer> RingPort::take_buffer(io_uring_buf_ring& buffers) {
+  constexpr uint16_t kMask = 255;
+  if (io_uring_smp_load_acquire(&buffers.tail) == buffers_head_) return std::nullopt;
+  const io_uring_buf& buffer = buffers.bufs[buffers_head_++ & kMask];
+  return Buffer{pointer_to<std::byte>(buffer.addr), buffer.len, buffer.bid};
 }
 
 int RingPort::answer_fd() const { return inode_of(fd_) == inode_ ? fd_ : -1; }

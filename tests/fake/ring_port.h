@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "command.h"
@@ -41,7 +42,8 @@ class RingPort {
     uint32_t device;               // abi::kAnyDeviceId: it is no node of the driver
     std::weak_ptr<NodeFile> node;  // must not keep it
   };
-  // `driver` is the driver's number.
+  // `driver` is the driver's number. A COMMIT_IO_CMDS may come on a ring that hears nothing of the
+  // queue's end: its target is found each time.
   const Target& target_of(const io_uring_sqe& sqe, uint32_t driver, NodeTable& nodes);
   // To be called before a command is answered with an error. It may have been the last of its
   // queue, and then the node may be closed and its number or slot stand for another device.
@@ -49,6 +51,14 @@ class RingPort {
 
   // The descriptor to send answers to, or -1 if the ring has gone.
   int answer_fd() const;
+  // Takes the next buffer of the ring's provided ones; nullptr: there is none. On the driver's
+  // thread.
+  struct Buffer {
+    std::byte* data;
+    size_t bytes;
+    uint16_t id;
+  };
+  std::optional<Buffer> take_buffer(io_uring_buf_ring& buffers);
   // What the kernel's release of the CQ's tail does for the thread that then reads the CQE, told to
   // ThreadSanitizer, which can't see the kernel.
   void publish() const;
@@ -61,6 +71,8 @@ class RingPort {
   std::deque<Command> commands_;
   Command* unused_ = nullptr;                  // the ring's thread's
   std::atomic<Command*> given_back_{nullptr};  // pushed by the driver's thread
+
+  uint16_t buffers_head_ = 0;
 
   std::vector<Target> targets_;  // known in epoch known_epoch_
   uint64_t known_epoch_ = 0;

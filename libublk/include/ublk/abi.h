@@ -230,6 +230,35 @@ struct IoCmd {
 };
 static_assert(sizeof(IoCmd) == 16);
 
+// kFlagBatchIo. struct ublk_batch_io: the payload of kPrepIoCmds, kCommitIoCmds and kFetchIoCmds.
+// The elements of the first two are at sqe->addr. CQEs: PREP 0, all or nothing; COMMIT the bytes of
+// elements that were taken, perhaps not all, or -errno if none; FETCH, which is multishot, the
+// bytes of tags (2 each) in the provided buffer. All of a device's data goes one way, so the
+// elements of all its commands have the same flags and size.
+struct BatchIo {
+  uint16_t q_id;
+  uint16_t flags;    // kBatch*; FETCH 0
+  uint16_t nr_elem;  // FETCH 0
+  uint8_t elem_bytes;
+  uint8_t reserved;
+  uint64_t reserved2;
+};
+static_assert(sizeof(BatchIo) == 16);
+inline constexpr uint16_t kBatchHasZoneLba = 1u << 0;
+inline constexpr uint16_t kBatchHasBufAddr = 1u << 1;  // copy mode: needed, else refused
+inline constexpr uint16_t kBatchAutoBufRegFallback = 1u << 2;
+
+// struct ublk_elem_header, and the address with kBatchHasBufAddr.
+struct BatchElement {
+  uint16_t tag;
+  uint16_t buf_index;  // with kFlagAutoBufReg: where to register the data of the next request
+  int32_t result;      // COMMIT: as in IoCmd
+  uint64_t buf_addr;   // not there without kBatchHasBufAddr
+};
+static_assert(sizeof(BatchElement) == 16 && offsetof(BatchElement, buf_addr) == 8);
+inline constexpr uint8_t kBatchTagBytes = 2;    // elem_bytes of FETCH
+inline constexpr unsigned kBatchMaxTags = 128;  // that one CQE of FETCH brings
+
 // kFlagAutoBufReg, sqe->addr of FETCH and COMMIT_AND_FETCH: the slot of the ring's buffer table in
 // which the data of the tag's next read or write is registered, and whether the request comes
 // without (kIoFlagNeedRegBuf) if that fails; else it fails, and the server never hears of it.

@@ -149,8 +149,9 @@ enum {
  * One option of a handler. The runner reads it from the device's section of the
  * configuration, checks type and range, and shows it in "ublkctl handlers NAME"
  * and in --help. These names are the runner's own and can't be used: handler,
- * queues, queue_depth, max_io_size, workers, buffer, zero_copy, recovery,
- * recovery_timeout, io_timeout, read_only, and all that begin with "ublk_".
+ * queues, queue_depth, max_io_size, workers, buffer, zero_copy, batch_io,
+ * recovery, recovery_timeout, io_timeout, read_only, and all that begin with
+ * "ublk_".
  */
 struct ublk_option {
   const char* name;          /* [a-z][a-z0-9_]* */

@@ -6,6 +6,7 @@
 
 #include <liburing.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,6 +19,12 @@ namespace ublk {
 
 class Queue;
 class Ring;
+
+namespace internal {
+struct CommitBlock;
+struct QueueBatch;
+class RemoteCommits;
+}  // namespace internal
 
 // Who serves a queue's requests. One Backend may serve many queues. All functions run on the ring's
 // thread, inside Ring::dispatch(), unless said otherwise.
@@ -89,11 +96,15 @@ class UBLK_EXPORT Queue {
   void keep_buffer_slots() { keeps_buffer_slots_ = true; }
 
   // Requests that the server has and has not completed yet.
-  unsigned in_flight() const { return in_flight_; }
+  unsigned in_flight() const;
+  // With `on` the ring's thread is woken for each request that another thread completes, also where
+  // it has nothing to do with it (kFlagBatchIo): for who waits until in_flight() is 0.
+  void tell_of_completions(bool on);
 
  private:
   friend class Request;
   friend class Ring;
+  friend class internal::RemoteCommits;
 
   static constexpr int kNoZeroCopy = -1;
   static constexpr int kTableIsFull = UINT16_MAX;  // no table has that slot: registering fails
@@ -116,6 +127,22 @@ class UBLK_EXPORT Queue {
                       const void* address);  // false: no SQE
   std::byte* tag_buffer(uint16_t tag) const;
 
+  // queue_batch.cpp
+  void prepare_batch();
+  void fetch_batch();
+  void fetch_again();
+  bool wants_fetch() const;
+  void handle_batch_cqe(uint16_t which, int result, uint32_t flags);
+  void fetched(int result, uint32_t flags);
+  void committed(internal::CommitBlock& block, int result);
+  io_uring_sqe* submit_batch(abi::IoOp op, uint16_t count, const void* elements, uint16_t which);
+  abi::BatchElement batch_element(uint16_t tag, int result) const;
+  bool commit_in_batch(const internal::Slot& slot, int result);
+  internal::CommitBlock* commit_block(const abi::BatchElement& element);
+  bool takes_commits_anywhere(const internal::Slot& slot) const;
+  void take_in_remote_completions();
+  void stop_if_idle();
+
   Ring& ring_;
   std::shared_ptr<DeviceNode> node_;
   Backend& backend_;
@@ -134,6 +161,14 @@ class UBLK_EXPORT Queue {
   std::byte* buffers_ = nullptr;               // the library's, for all tags
   std::unique_ptr<std::byte*[]> own_buffers_;  // the backend's, one a tag
   std::byte* waste_ = nullptr;                 // where data of failed writes goes, in get-data mode
+  const std::unique_ptr<internal::QueueBatch> batch_;  // with kFlagBatchIo
+  bool ending_ = false;                                // with it: waits for the last completions
+
+  // With kFlagBatchIo: requests that other threads have committed, ever, and the flag that the
+  // ring's thread wants to hear of each. The queue may be gone once its last one has been counted.
+  static constexpr uint64_t kTell = uint64_t{1} << 63;
+  alignas(64) std::atomic<uint64_t> remote_completions_{0};
+  uint64_t remote_completions_seen_ = 0;  // and taken off in_flight_
 };
 
 }  // namespace ublk

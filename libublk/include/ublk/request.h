@@ -17,7 +17,7 @@
 namespace ublk {
 
 class Queue;
-class WakeupBatch;
+class CompletionBatch;
 
 namespace internal {
 
@@ -114,9 +114,9 @@ class UBLK_EXPORT Request {
   // (fewer, or more, fail the request with -EIO, since the kernel's own answer to a short result
   // differs by version); 0 or more for other operations; or -errno. The handle is empty afterwards.
   // False, and nothing is done, on an empty handle, or if somebody has completed the request by its
-  // id() already. With `wakeups` the ring's thread may learn of it only when that is flushed, see
-  // ublk/wakeup.h.
-  bool complete(int result, WakeupBatch* wakeups = nullptr);
+  // id() already. With `batch` the kernel may learn of it only when that is flushed, see
+  // ublk/completion_batch.h.
+  bool complete(int result, CompletionBatch* batch = nullptr);
 
   // For interfaces that can't carry a C++ object: the id stands for this request in the static
   // complete(), from any thread. Never 0. Who completes by id must first release() the handle, or
@@ -130,7 +130,7 @@ class UBLK_EXPORT Request {
   // False if that request is not in the server's hands any more, because it was completed before;
   // nothing has changed then. A stale id is told from the tag's next requests by a generation of 16
   // bits. The Ring that the request came from must still exist.
-  static bool complete(uint64_t id, int result, WakeupBatch* wakeups = nullptr);
+  static bool complete(uint64_t id, int result, CompletionBatch* batch = nullptr);
 
  private:
   friend class Queue;

@@ -29,6 +29,9 @@
 // of 16384 slots, one for each tag. Of queues that find it full, and if the caller has registered
 // buffers of its own, no request's data is registered, and all of it is moved by user copy.
 //
+// Batch I/O: with the first queue of a device that has kFlagBatchIo the ring registers provided
+// buffers under the group 0xb70.
+//
 // user_data: values whose top byte is 0xb7 are the library's and the handlers'; user-space pointers
 // and small numbers never have it.
 //
@@ -47,12 +50,16 @@
 #include <mutex>
 #include <vector>
 
+#include "ublk/completion_batch.h"
 #include "ublk/driver.h"
 #include "ublk/export.h"
 #include "ublk/queue.h"
-#include "ublk/wakeup.h"
 
 namespace ublk {
+
+namespace internal {
+struct RingBatch;
+}
 
 class UBLK_EXPORT Ring {
  public:
@@ -117,7 +124,8 @@ class UBLK_EXPORT Ring {
   io_uring* uring() const { return uring_; }
   bool on_own_thread() const { return pthread_equal(pthread_self(), thread_) != 0; }
   size_t nr_queues() const { return nr_queues_; }
-  // Requests of all queues that the server has.
+  // Requests of all queues that the server has; with kFlagBatchIo also some that other threads have
+  // completed meanwhile.
   size_t in_flight() const { return in_flight_; }
 
   // Since the ring was made: requests completed by other threads (for the ring's thread), and
@@ -128,7 +136,7 @@ class UBLK_EXPORT Ring {
  private:
   friend class Queue;
   friend class Request;
-  friend class WakeupBatch;
+  friend class internal::RemoteCommits;
   static constexpr uint64_t kMark = 0xb700;  // the top of the library's user_data
 
   // Memory of a queue's slots. It is kept and used again until the ring ends, because a buggy
@@ -157,15 +165,17 @@ class UBLK_EXPORT Ring {
 
   void handle(uint64_t user_data, int result, uint32_t flags);
   void queue_stopped(Queue& queue);
-  void push_completed(internal::Slot& slot, WakeupBatch* batch);
+  void push_completed(internal::Slot& slot, CompletionBatch* batch);
   void drain_completed();
-  void finished(internal::Slot& slot, WakeupBatch* batch);  // any thread
+  void finished(internal::Slot& slot, CompletionBatch* batch);  // any thread
   void finish(internal::Slot& slot);
   void defer(internal::Slot& slot);
   void release_after_submit(Queue& queue, uint16_t tag, std::byte* buffer);
   void release_buffers();
   void release_buffers_of(Queue& queue);
   void retry_deferred();
+  void start_fetches();
+  void stop_idle_queues();
   void run_posted();
   void arm_wakeup_poll();
   internal::Slot* take_slots(uint16_t depth);
@@ -177,6 +187,9 @@ class UBLK_EXPORT Ring {
   std::vector<std::unique_ptr<Queue>> queues_;  // by ring_slot_; holes are free
   std::vector<SlotBlock> slot_blocks_;
   std::vector<FileSlot> file_slots_;
+  std::unique_ptr<internal::RingBatch> batch_;  // since the first queue with kFlagBatchIo
+  bool fetches_again_ = false;                  // some Queue::wants_fetch()
+  size_t nr_ending_ = 0;                        // queues that are ending_
   bool has_buffer_table_ = false;
   std::vector<BufferSlots> buffer_slots_;  // ascending
   internal::Slot* deferred_ = nullptr;     // slots for whose command the ring had no SQE

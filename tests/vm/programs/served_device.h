@@ -9,6 +9,7 @@
 #include <ublk/ring.h>
 
 #include <exception>
+#include <functional>
 #include <future>
 #include <memory>
 #include <string>
@@ -36,14 +37,18 @@ inline ublk::DeviceSpec device_spec(uint64_t bytes, uint16_t queues = 1, uint16_
   return spec;
 }
 
-// Serves queues of any devices on one thread and one ring, until all of them have stopped.
+// Serves queues of any devices on one thread and one ring, until all of them have stopped. Calls
+// `each_turn` before each turn of the loop.
 class ServingThread {
  public:
-  ServingThread(std::vector<std::shared_ptr<ublk::DeviceNode>> nodes, ublk::Backend& backend)
-      : thread_([this, nodes = std::move(nodes), &backend]() mutable {
+  ServingThread(
+      std::vector<std::shared_ptr<ublk::DeviceNode>> nodes, ublk::Backend& backend,
+      unsigned cq_entries = 8192, std::function<void(ublk::Ring&)> each_turn = [](ublk::Ring&) {})
+      : thread_([this, nodes = std::move(nodes), &backend, cq_entries,
+                 each_turn = std::move(each_turn)]() mutable {
           try {
             io_uring uring;
-            const unsigned file_slots = ublk::Ring::init(&uring, 8192);
+            const unsigned file_slots = ublk::Ring::init(&uring, cq_entries);
             {
               ublk::Ring ring(&uring, file_slots);
               for (auto& node : nodes)
@@ -51,7 +56,10 @@ class ServingThread {
                   ring.attach(node, q, backend);
               nodes.clear();
               attached_.set_value();
-              while (ring.nr_queues() != 0) ring.run_once();
+              while (ring.nr_queues() != 0) {
+                each_turn(ring);
+                ring.run_once();
+              }
             }
             io_uring_queue_exit(&uring);
           } catch (...) {
