@@ -176,6 +176,17 @@ constexpr std::array kDeviceKeys = {
                       [](DeviceConfig& d, const ublk_option_value& v) {
                         d.zero_copy = static_cast<ZeroCopyOption>(v.number);
                       }},
+    Key<DeviceConfig>{{.name = "batch_io",
+                       .type = UBLK_OPTION_CHOICE,
+                       .flags = 0,
+                       .default_value = "auto",
+                       .minimum = 0,
+                       .maximum = 0,
+                       .choices = "auto|on|off",
+                       .help = "Whether requests are fetched and completed many at a time."},
+                      [](DeviceConfig& d, const ublk_option_value& v) {
+                        d.batch_io = static_cast<BatchOption>(v.number);
+                      }},
 };
 
 template <class Target, size_t N>

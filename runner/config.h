@@ -29,6 +29,7 @@
 #include <string_view>
 #include <vector>
 
+#include "batch_choice.h"
 #include "buffer_choice.h"
 #include "log.h"
 
@@ -57,6 +58,7 @@ struct DeviceConfig {
   uint32_t workers = 0;  // threads at a time, if its handler works on them; 0: as the handler says
   BufferOption buffer = BufferOption::kAuto;
   ZeroCopyOption zero_copy = ZeroCopyOption::kAuto;
+  BatchOption batch_io = BatchOption::kAuto;
   std::map<std::string, Setting> options;  // the handler's, unparsed
   Location location;                       // of the group
   Location handler_location;               // of the key "handler"

@@ -21,7 +21,7 @@ namespace ublk_runner {
 namespace {
 
 // Those of handler.h that are no key of a device yet.
-constexpr std::array<std::string_view, 4> kReserved = {"zero_copy", "recovery", "recovery_timeout",
+constexpr std::array<std::string_view, 3> kReserved = {"recovery", "recovery_timeout",
                                                        "io_timeout"};
 
 constexpr uint32_t kMaxOptions = 1024;

@@ -166,11 +166,17 @@ void ManagedDevice::choose_buffers(abi::DevInfo& wanted) {
   const ublk_handler& handler = instance_->table();
   ublk::BufferPool& pool = services_.pools->buffers();
   const size_t max_io_size = wanted.max_io_buf_bytes;
-  const BufferNeeds needs = {handler, can_zero_copy_, services_.commands.features(),
+  const uint64_t features = services_.commands.features();
+  // An automatic choice must not stand in the way of what is asked for.
+  const bool avoids_get_data =
+      config_.batch_io == BatchOption::kOn && config_.buffer == BufferOption::kAuto;
+  const BufferNeeds needs = {handler, can_zero_copy_,
+                             avoids_get_data ? features & ~abi::kFlagNeedGetData : features,
                              max_io_size * wanted.queue_depth * wanted.nr_hw_queues};
   buffers_ = choose_buffer_mode(config_.buffer, config_.zero_copy, needs, pool);
   pool_share_ = pool_share(buffers_.mode, handler, pool, max_io_size);
-  wanted.flags |= buffer_flags(buffers_);
+  wanted.flags |= buffer_flags(buffers_) |
+                  choose_batch_flag(config_.batch_io, buffers_.mode, wanted.queue_depth, features);
 }
 
 void ManagedDevice::open_queue(uint16_t index) {
@@ -224,10 +230,11 @@ Task<> ManagedDevice::start_disk() {
   services_.links.add(name(), node);
   linked_ = true;
   enter(State::kLive);
-  log(LogLevel::kInfo, name(), "%s: %s, %llu bytes, %u queues of %u, buffers: %s (%s)",
+  log(LogLevel::kInfo, name(), "%s: %s, %llu bytes, %u queues of %u, buffers: %s (%s)%s",
       node.c_str(), config_.handler.c_str(),
       static_cast<unsigned long long>(params_.basic.dev_sectors) * abi::kSectorSize,
-      info_.nr_hw_queues, info_.queue_depth, buffer_name(buffers_), buffers_.reason.c_str());
+      info_.nr_hw_queues, info_.queue_depth, buffer_name(buffers_), buffers_.reason.c_str(),
+      (info_.flags & abi::kFlagBatchIo) != 0 ? ", batch I/O" : "");
 }
 
 // ------------------------------------------------------------ while it lives --

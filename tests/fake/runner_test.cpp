@@ -24,6 +24,7 @@
 namespace fake {
 namespace {
 
+using ublk_runner::BatchOption;
 using ublk_runner::BufferOption;
 using ublk_runner::Config;
 using ublk_runner::DeviceConfig;
@@ -100,6 +101,7 @@ struct Shape {
 struct Mode {
   const char* name;
   BufferOption option;
+  BatchOption batch_io = BatchOption::kOff;
 };
 
 std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.name; }
@@ -116,6 +118,7 @@ TEST_P(RunnerDataTest, ReadsBackWhatWasWritten) {
   DeviceConfig& device = add("disk", shape.handler, options);
   device.queues = 2;
   device.buffer = mode.option;
+  device.batch_io = mode.batch_io;
   config_.io_threads = 2;
   config_.buffer_memory = 1 << 20;  // requests have to wait for it
   const StartSummary summary = start();
@@ -141,7 +144,9 @@ INSTANTIATE_TEST_SUITE_P(
                         Shape{"OwnBuffersOnWorkers", "own", {{"size", "8M"}, {"io", "workers"}}}),
         testing::Values(Mode{"Auto", BufferOption::kAuto}, Mode{"Copy", BufferOption::kCopy},
                         Mode{"GetData", BufferOption::kGetData},
-                        Mode{"UserCopy", BufferOption::kUserCopy})),
+                        Mode{"UserCopy", BufferOption::kUserCopy},
+                        Mode{"AutoBatch", BufferOption::kAuto, BatchOption::kOn},
+                        Mode{"UserCopyBatch", BufferOption::kUserCopy, BatchOption::kOn})),
     [](const auto& param_info) {
       return std::string(std::get<0>(param_info.param).name) + std::get<1>(param_info.param).name;
     });
@@ -173,6 +178,37 @@ TEST_F(RunnerTest, ZeroCopyIsAnErrorOrLeftOutWhereItCannotBe) {
   EXPECT_EQ(causes["forced"],
             "zero_copy = on: this kernel can't (UBLK_F_AUTO_BUF_REG, Linux 6.16)");
   EXPECT_EQ(causes["memory"], "zero_copy = on: the handler can't, with these options");
+}
+
+TEST_F(RunnerTest, BatchIoIsAnErrorOrLeftOutWhereItCannotBe) {
+  const auto add_null = [this](const std::string& name, BatchOption option) -> DeviceConfig& {
+    DeviceConfig& device = add(name, "null", {{"size", "8M"}});
+    device.batch_io = option;
+    return device;
+  };
+  add_null("forced", BatchOption::kOn);
+  add_null("automatic_get_data", BatchOption::kAuto).buffer = BufferOption::kGetData;
+  add_null("automatic_one", BatchOption::kAuto).queue_depth = 1;
+  add_null("forced_get_data", BatchOption::kOn).buffer = BufferOption::kGetData;
+  add_null("forced_one", BatchOption::kOn).queue_depth = 1;
+  const StartSummary summary = start();
+  EXPECT_EQ(summary.started, 3u);
+  std::map<std::string, std::string> causes;
+  for (const auto& failed : summary.failed) causes[failed.device] = failed.cause;
+  EXPECT_EQ(causes["forced_get_data"],
+            "batch_io = on: the kernel can't in get-data mode, expected another \"buffer\"");
+  EXPECT_EQ(causes["forced_one"], "batch_io = on: expected a queue_depth of 2 or more");
+}
+
+TEST_F(RunnerTest, BatchIoNeedsAKernelThatHasIt) {
+  use({.features = kLinux7_2 & ~ublk::abi::kFlagBatchIo});
+  add("automatic", "memory", {{"size", "8M"}});
+  add("forced", "memory", {{"size", "8M"}}).batch_io = BatchOption::kOn;
+  const StartSummary summary = start();
+  EXPECT_EQ(summary.started, 1u);
+  ASSERT_EQ(summary.failed.size(), 1u);
+  EXPECT_EQ(summary.failed[0].cause,
+            "batch_io = on: this kernel can't (UBLK_F_BATCH_IO, Linux 7.0)");
 }
 
 TEST_F(RunnerTest, ZeroCopyWantsAModeWithoutTagBuffers) {

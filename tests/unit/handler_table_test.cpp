@@ -187,9 +187,9 @@ INSTANTIATE_TEST_SUITE_P(All, BadTableTest, testing::ValuesIn(kBadTables),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(HandlerTable, NamesOfTheRunnerAreReserved) {
-  for (const char* name :
-       {"handler", "queues", "queue_depth", "max_io_size", "read_only", "workers", "buffer",
-        "zero_copy", "recovery", "recovery_timeout", "io_timeout", "ublk_", "ublk_anything"}) {
+  for (const char* name : {"handler", "queues", "queue_depth", "max_io_size", "read_only",
+                           "workers", "buffer", "zero_copy", "batch_io", "recovery",
+                           "recovery_timeout", "io_timeout", "ublk_", "ublk_anything"}) {
     Table table;
     table.options[0].name = name;
     EXPECT_EQ(table.error(), malformed("option \"" + std::string(name) +
