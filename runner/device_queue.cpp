@@ -69,7 +69,8 @@ void DeviceQueue::open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<v
   copies_ = mode_ == ublk::BufferMode::kUserCopy && !moves_data_;
   tag_buffer_flag_ = mode_ == ublk::BufferMode::kCopy ? uint32_t{UBLK_REQUEST_TAG_BUFFER} : 0;
   zero_copy_ = (node->info().flags & abi::kFlagAutoBufReg) != 0;
-  commits_anywhere_ = (node->info().flags & abi::kFlagBatchIo) != 0;
+  commits_anywhere_ = (node->info().flags & abi::kFlagBatchIo) != 0 && !zero_copy_ &&
+                      (mode_ == ublk::BufferMode::kCopy || handler_.buffers == nullptr);
   if (moves_data_ || zero_copy_) node_ = node;
   try {
     if (handler_.buffers != nullptr) waiters_ = AnonymousMemory(depth_ * sizeof(BufferWaiter));

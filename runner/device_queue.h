@@ -178,7 +178,7 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   Intake intake_ = Intake::kOpen;
   bool copies_ = false;            // the data of reads and writes, in user-copy mode
   bool zero_copy_ = false;         // unless it is registered in the ring
-  bool commits_anywhere_ = false;  // mostly: workers commit their requests themselves
+  bool commits_anywhere_ = false;  // workers commit their requests themselves
   uint32_t tag_buffer_flag_ = 0;
   const uint16_t index_;
   const uint16_t depth_;

@@ -301,7 +301,8 @@ void WorkerPool::watch(std::unique_lock<std::mutex>& lock, Worker& self) {
     watcher_ = nullptr;
     self.order = Order::kNone;
   }
-  // Nobody sees to those any more; they were kept back while somebody did.
+  // Nobody sees to those any more; they were kept back while somebody did. A worker that is in
+  // complete() just now, which is the last thing that an item does, will see that by itself.
   for (Worker& worker : active_) worker.flush_completions();
 }
 
@@ -319,11 +320,12 @@ bool WorkerPool::find_long_items(Clock::time_point now) {
   for (Worker& worker : active_) {
     if (now - worker.started < kWorthWaking) continue;
     worker.flush_completions();
-    if (!worker.soon || !worker.in_item.load(std::memory_order_relaxed) ||
-        wants_cpu(worker.stat.get()))
-      continue;
+    if (!worker.soon) continue;
+    const bool flushes = !worker.in_item.load(std::memory_order_relaxed);
+    if (flushes ? now - worker.started < kWatchInterval : wants_cpu(worker.stat.get())) continue;
     worker.soon = false;
     --soon_;
+    if (flushes) continue;
     Client& client = *worker.client;
     client.average_ = std::max(client.average_, kWorthWaking);
     update(client);
@@ -359,6 +361,7 @@ void WorkerPool::work(std::unique_lock<std::mutex>& lock, Worker& self) {
       // It comes for the next item soon: no other thread is needed for it.
       self.soon = is_short(self.client->average_);
       if (self.soon) ++soon_;
+      self.started = now;
       lock.unlock();
       self.completions->flush();
       last_flush = now = Clock::now();

@@ -23,6 +23,11 @@ using internal::CommitBlock;
 using Fetch = internal::QueueBatch::Fetch;
 using internal::Slot;
 
+// The kernel has had no memory, or no buffer for new tags, and has done nothing.
+static bool is_transient(int result) {
+  return result == -ENOBUFS || result == -ENOMEM || result == -EAGAIN || result == -EINTR;
+}
+
 CommitBlock* internal::RingBatch::take() {
   if (unused.empty()) {
     if (blocks.size() == internal::kFetch) return nullptr;
@@ -79,6 +84,7 @@ void Queue::prepare_batch() {
   if (submit_batch(abi::IoOp::kPrepIoCmds, depth_, batch_->prepared.get(), internal::kPrepare) ==
       nullptr) {
     backend_.failed(*this, 0, EBUSY);
+    end();
     return;
   }
   ++batch_->outstanding;
@@ -128,7 +134,7 @@ void Queue::fetched(int result, uint32_t flags) {
     if (tags != nullptr) buffers.give_back(number);
   }
   if ((flags & IORING_CQE_F_MORE) != 0) return;
-  if (result == -ENOBUFS) {
+  if (is_transient(result)) {
     fetch_again();
     return;
   }
@@ -174,7 +180,7 @@ void Queue::committed(CommitBlock& block, int result) {
   const uint8_t bytes = batch_->element_bytes;
   const unsigned count = block.elements.count;
   unsigned taken = result > 0 ? static_cast<unsigned>(result) / bytes : 0;
-  if (taken == 0 && count == 1) {
+  if (taken == 0 && count == 1 && !is_transient(result)) {
     backend_.failed(*this, block.elements.at(0, bytes).tag, result < 0 ? -result : EPROTO);
     ++taken;
   }
@@ -210,14 +216,19 @@ unsigned Queue::in_flight() const {
 void Queue::tell_of_completions(bool on) {
   if (on)
     remote_completions_.fetch_or(kTell, std::memory_order_acq_rel);
-  else
+  else if (!ending_)
     remote_completions_.fetch_and(~kTell, std::memory_order_acq_rel);
+}
+
+// The ring's thread looks at it from now on.
+void Queue::end() {
+  if (!std::exchange(ending_, true)) ++ring_.nr_ending_;
 }
 
 // The flag and the count are one word: a completion either is counted here, or sees the flag and
 // wakes this thread.
 void Queue::stop_if_idle() {
-  if (!std::exchange(ending_, true)) ++ring_.nr_ending_;
+  end();
   tell_of_completions(true);
   take_in_remote_completions();
   if (batch_->outstanding == 0 && in_flight_ == 0) ring_.queue_stopped(*this);

@@ -48,26 +48,31 @@ bool RemoteCommits::add(Slot& slot) {
 }
 
 void RemoteCommits::flush() {
-  if (count_ == 0) return;
-  for (unsigned i = 0; i < count_; ++i) {
-    Commit& commit = commits_[i];
-    commit.taken = 0;
-    const Queue& queue = *commit.queue;
-    const abi::BatchIo payload = {.q_id = queue.index(),
-                                  .flags = queue.batch_->flags,
-                                  .nr_elem = commit.elements.count,
-                                  .elem_bytes = queue.batch_->element_bytes,
-                                  .reserved = 0,
-                                  .reserved2 = 0};
-    io_uring_sqe& sqe = *io_uring_get_sqe(&uring_);
-    prepare_io_command(sqe, queue.node().fd(), 0, abi::IoOp::kCommitIoCmds, payload,
-                       reinterpret_cast<uint64_t>(commit.elements.bytes.data()), i);
-    Driver& driver = queue.node().driver();
-    if (driver.redirects()) driver.redirect(uring_, sqe);
+  for (unsigned i = 0; i < count_; ++i) commits_[i].taken = 0;
+  // add() may have flushed and lost the ring meanwhile.
+  if (count_ != 0 && set_up()) {
+    for (unsigned i = 0; i < count_; ++i) prepare(i);
+    submit();
   }
-  submit();
   for (unsigned i = 0; i < count_; ++i) settle(commits_[i]);
   count_ = 0;
+}
+
+// There is an SQE for each: the ring is empty before.
+void RemoteCommits::prepare(unsigned number) {
+  const Commit& commit = commits_[number];
+  const Queue& queue = *commit.queue;
+  const abi::BatchIo payload = {.q_id = queue.index(),
+                                .flags = queue.batch_->flags,
+                                .nr_elem = commit.elements.count,
+                                .elem_bytes = queue.batch_->element_bytes,
+                                .reserved = 0,
+                                .reserved2 = 0};
+  io_uring_sqe& sqe = *io_uring_get_sqe(&uring_);
+  prepare_io_command(sqe, queue.node().fd(), 0, abi::IoOp::kCommitIoCmds, payload,
+                     reinterpret_cast<uint64_t>(commit.elements.bytes.data()), number);
+  Driver& driver = queue.node().driver();
+  if (driver.redirects()) driver.redirect(uring_, sqe);
 }
 
 // The kernel works on each command inside the system call.

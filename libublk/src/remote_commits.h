@@ -44,6 +44,7 @@ class RemoteCommits {
   bool set_up();
   void end_ring();
   Commit& commit_of(Queue& queue);
+  void prepare(unsigned number);
   void submit();
   void settle(Commit& commit);
 

@@ -201,7 +201,10 @@ void Ring::handle(uint64_t user_data, int result, uint32_t flags) {
 // costs one write.
 void Ring::push_completed(Slot& slot, CompletionBatch* batch) {
   uintptr_t head = completed_.load(std::memory_order_relaxed);
+  std::shared_ptr<internal::Wakeup> wakeup;
   do {
+    // The ring may end as soon as its last request is in the list.
+    if (head == kAsleep) wakeup = wakeup_;
     slot.next = head == kAsleep ? nullptr : reinterpret_cast<Slot*>(head);
     // Release: result, next and the data in the buffer are visible to who takes the list.
   } while (!completed_.compare_exchange_weak(head, reinterpret_cast<uintptr_t>(&slot),
@@ -210,9 +213,9 @@ void Ring::push_completed(Slot& slot, CompletionBatch* batch) {
   // committed already.
   if (head != kAsleep) return;
   if (batch != nullptr)
-    batch->add(wakeup_);
+    batch->add(std::move(wakeup));
   else
-    wakeup_->write();
+    wakeup->write();
 }
 
 void Ring::drain_completed() {

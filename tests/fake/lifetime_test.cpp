@@ -320,6 +320,26 @@ TEST_F(LifetimeTest, CommitThatIsNotTakenIsTriedAgain) {
   }
 }
 
+// What has failed for want of memory has done nothing, and is tried again.
+TEST_F(LifetimeTest, BatchCommandsAreRepeatedWhenMemoryWasShort) {
+  FailureBackend backend(kBytes);
+  driver().faults().fail(IoOp::kFetchIoCmds, ENOMEM);
+  {
+    ublk::Control control(driver());
+    RingThread thread;
+    ServedDevice device(control, device_spec(kBytes, 1, 4, 0, abi::kFlagBatchIo), backend,
+                        {&thread});
+    const auto disk = driver().disk(device.id());
+    std::vector<std::byte> data(512);
+    for (int i = 0; i < 20; ++i) {
+      driver().faults().fail(IoOp::kCommitIoCmds, ENOMEM);
+      EXPECT_EQ(disk->write(0, 1, data.data()), 0) << i;
+    }
+  }
+  EXPECT_TRUE(backend.failures.empty());
+  EXPECT_EQ(backend.queues_stopped, 1);
+}
+
 TEST_F(LifetimeTest, RefusedPreparationIsReported) {
   FailureBackend backend(kBytes);
   driver().faults().fail(IoOp::kPrepIoCmds, ENOMEM);

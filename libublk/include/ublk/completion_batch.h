@@ -48,9 +48,11 @@ class Wakeup {
 // they go the way of the others: by their ring's list, whose thread flush() wakes if it sleeps.
 // What has data in memory that was given by set_buffer(), and zero copy, always goes that way.
 //
-// Until flush() the kernel knows of none of them, and of those in the lists perhaps not even their
-// ring's thread. So flush before anything that may take long. complete() and the destructor are for
-// one thread, the other functions for any. It holds nothing of a ring but requests.
+// Until flush() the kernel may know of none of them, and of those in the lists perhaps not even
+// their ring's thread. (complete() flushes by itself when there is no room for more.) So flush
+// before anything that may take long. complete(), flush() and the destructor are for one thread,
+// and the destructor not while another one is in flush_if_left(), which any may call. It holds
+// nothing of a ring but requests.
 class UBLK_EXPORT CompletionBatch {
  public:
   CompletionBatch();

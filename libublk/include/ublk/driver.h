@@ -35,11 +35,10 @@ class UBLK_EXPORT Driver {
   // True if redirect() must see each command of this driver.
   bool redirects() const noexcept { return redirects_; }
 
-  // The address in a FETCH_IO_CMDS is that of the ring of provided buffers (io_uring_buf_ring).
-  //
   // Called for each IORING_OP_URING_CMD that the library has filled in, before it is submitted on
   // `ring`; may rewrite it, so that the answer comes from somewhere else. The CQE must bring the
-  // same user_data. Only called if redirects().
+  // same user_data. Only called if redirects(). The address in a FETCH_IO_CMDS is that of the ring
+  // of provided buffers (io_uring_buf_ring).
   virtual void redirect(io_uring& ring, io_uring_sqe& sqe);
 
  protected:

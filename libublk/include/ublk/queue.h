@@ -36,8 +36,9 @@ class UBLK_EXPORT Backend {
   // of a queue have no order among each other.
   virtual void submit(Request request) = 0;
 
-  // A command of the queue has failed: `tag` is not served any more. Stop the device. The usual
-  // causes are misuse: a second FETCH, a ring of another thread.
+  // A command of the queue has failed: `tag` is not served any more, or, with kFlagBatchIo and a
+  // command that is for all tags, `tag` 0, the queue. Stop the device. The usual causes are misuse:
+  // a second FETCH, a ring of another thread.
   virtual void failed(Queue& queue, uint16_t tag, int error);
 
   // All tags have come back from the kernel after STOP_DEV (or the device's end). The last call for
@@ -87,7 +88,8 @@ class UBLK_EXPORT Queue {
 
   // User-copy mode: fills in an SQE of any ring of this process (registered files are used on the
   // queue's own) that moves a part of the request's data, as Request::read_data() does for a write
-  // and write_data() for a read. The caller sets user_data. Any thread.
+  // and write_data() for a read. The caller sets user_data. Its CQE must have come before the
+  // request is completed. Any thread.
   void prepare_copy(io_uring_sqe& sqe, const io_uring& uring, const Request& request, void* memory,
                     uint32_t length, uint32_t offset) const;
 
@@ -98,7 +100,8 @@ class UBLK_EXPORT Queue {
   // Requests that the server has and has not completed yet.
   unsigned in_flight() const;
   // With `on` the ring's thread is woken for each request that another thread completes, also where
-  // it has nothing to do with it (kFlagBatchIo): for who waits until in_flight() is 0.
+  // it has nothing to do with it (kFlagBatchIo): for who waits until in_flight() is 0. A switch,
+  // not a count.
   void tell_of_completions(bool on);
 
  private:
@@ -141,6 +144,7 @@ class UBLK_EXPORT Queue {
   internal::CommitBlock* commit_block(const abi::BatchElement& element);
   bool takes_commits_anywhere(const internal::Slot& slot) const;
   void take_in_remote_completions();
+  void end();
   void stop_if_idle();
 
   Ring& ring_;

@@ -32,6 +32,10 @@ namespace internal {
 //
 // kernel: the ring's thread alone. server: whoever holds the Request. completed: the slot is a node
 // of the ring's list until the ring's thread takes it out.
+//
+// With kFlagBatchIo another thread may commit: then the state is kernel from complete() on, and the
+// slot is that thread's until its CompletionBatch is flushed. What the kernel does not take goes
+// into the ring's list in that state.
 struct alignas(64) Slot;
 
 }  // namespace internal
@@ -56,7 +60,8 @@ enum class Operation : uint8_t {
 //
 // One thread at a time uses a Request; it may be moved to any other. complete() may be called from
 // any thread. On the ring's thread it places the commit command in the ring at once; elsewhere the
-// request goes into the ring's lock-free list and the ring's thread is woken if it may be asleep.
+// request goes into the ring's lock-free list and the ring's thread is woken if it may be asleep,
+// or, with a CompletionBatch and kFlagBatchIo, is committed by that.
 class UBLK_EXPORT Request {
  public:
   Request() = default;  // owns nothing

@@ -93,7 +93,8 @@ class UBLK_EXPORT Ring {
   }
 
   // Before the ring's thread waits: takes in what other threads have completed and posted. From
-  // here until wait_over() other threads write to the ring's eventfd when they complete a request.
+  // here until wait_over() other threads write to the ring's eventfd when they complete a request,
+  // unless they commit it by themselves (kFlagBatchIo).
   void prepare_wait();
   void wait_over();
   // Without a system call, for a thread that looks again before it waits: prepare_wait() would take
@@ -124,8 +125,8 @@ class UBLK_EXPORT Ring {
   io_uring* uring() const { return uring_; }
   bool on_own_thread() const { return pthread_equal(pthread_self(), thread_) != 0; }
   size_t nr_queues() const { return nr_queues_; }
-  // Requests of all queues that the server has; with kFlagBatchIo also some that other threads have
-  // completed meanwhile.
+  // Requests of all queues that the server has; with kFlagBatchIo also those that other threads
+  // have completed since their queue has last got a new one.
   size_t in_flight() const { return in_flight_; }
 
   // Since the ring was made: requests completed by other threads (for the ring's thread), and
@@ -188,8 +189,8 @@ class UBLK_EXPORT Ring {
   std::vector<SlotBlock> slot_blocks_;
   std::vector<FileSlot> file_slots_;
   std::unique_ptr<internal::RingBatch> batch_;  // since the first queue with kFlagBatchIo
-  bool fetches_again_ = false;                  // some Queue::wants_fetch()
   size_t nr_ending_ = 0;                        // queues that are ending_
+  bool fetches_again_ = false;                  // some Queue::wants_fetch()
   bool has_buffer_table_ = false;
   std::vector<BufferSlots> buffer_slots_;  // ascending
   internal::Slot* deferred_ = nullptr;     // slots for whose command the ring had no SQE
