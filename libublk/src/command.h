@@ -15,9 +15,10 @@ namespace ublk::internal {
 // user_data of the library: the mark 0xb700, 16 bits of CommandKind, the queue's number in its
 // ring, and which of its commands.
 enum class CommandKind : uint16_t {
-  kTag = 0,     // the tag
-  kWakeup = 1,  // the poll of the eventfd, of no queue
-  kBatch = 2,   // the number of a CommitBlock, or kPrepare or kFetch
+  kTag = 0,         // the tag
+  kWakeup = 1,      // the poll of the eventfd, of no queue
+  kBatch = 2,       // the number of a CommitBlock, or kPrepare or kFetch
+  kUnregister = 3,  // the tag; only an error has a CQE
 };
 constexpr uint16_t kPrepare = UINT16_MAX;
 constexpr uint16_t kFetch = UINT16_MAX - 1;

@@ -26,11 +26,18 @@ void Backend::need_buffer(Request) {}
 void Backend::buffer_done(Queue&, uint16_t, std::byte*) {}
 std::byte* Backend::alloc_io_buffer(Queue&, uint16_t, size_t) { return nullptr; }
 void Backend::free_io_buffer(Queue&, uint16_t, std::byte*) {}
+void Backend::committing(Queue&, uint16_t, int) {}
 
 BufferMode buffer_mode(const abi::DevInfo& info) {
   if ((info.flags & abi::kFlagUserCopy) != 0) return BufferMode::kUserCopy;
   if ((info.flags & abi::kFlagNeedGetData) != 0) return BufferMode::kGetData;
   return BufferMode::kCopy;
+}
+
+ZeroCopy zero_copy(const abi::DevInfo& info) {
+  if ((info.flags & abi::kFlagAutoBufReg) != 0) return ZeroCopy::kAutomatic;
+  if ((info.flags & abi::kFlagSupportZeroCopy) != 0) return ZeroCopy::kExplicit;
+  return ZeroCopy::kNone;
 }
 
 static std::byte* map_memory(size_t bytes) {
@@ -61,10 +68,11 @@ Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backe
              Slot* slots, uint16_t ring_slot, int file_slot, int buffer_slot)
     : ring_(ring),
       node_(std::move(node)),
-      backend_(backend),
+      backend_(&backend),
       descriptors_(node_->descriptors(index)),
       slots_(slots),
       mode_(buffer_mode(node_->info())),
+      zero_copy_(ublk::zero_copy(node_->info())),
       index_(index),
       depth_(node_->info().queue_depth),
       ring_slot_(ring_slot),
@@ -82,7 +90,7 @@ Queue::~Queue() { free_buffers(); }
 // ----------------------------------------------------------------- buffers --
 
 void Queue::allocate_buffers() {
-  std::byte* first = backend_.alloc_io_buffer(*this, 0, buffer_size_);
+  std::byte* first = backend_->alloc_io_buffer(*this, 0, buffer_size_);
   if (first == nullptr) {
     buffers_ = map_memory(depth_ * buffer_size_);
     return;
@@ -90,13 +98,13 @@ void Queue::allocate_buffers() {
   try {
     own_buffers_ = std::make_unique<std::byte*[]>(depth_);
   } catch (...) {
-    backend_.free_io_buffer(*this, 0, first);
+    backend_->free_io_buffer(*this, 0, first);
     throw;
   }
   own_buffers_[0] = first;
   try {
     for (uint16_t tag = 1; tag < depth_; ++tag) {
-      own_buffers_[tag] = backend_.alloc_io_buffer(*this, tag, buffer_size_);
+      own_buffers_[tag] = backend_->alloc_io_buffer(*this, tag, buffer_size_);
       if (own_buffers_[tag] == nullptr) throw std::bad_alloc();
     }
   } catch (...) {
@@ -112,13 +120,18 @@ void Queue::free_buffers() {
   waste_ = nullptr;
   if (own_buffers_ == nullptr) return;
   for (uint16_t tag = 0; tag < depth_; ++tag)
-    if (own_buffers_[tag] != nullptr) backend_.free_io_buffer(*this, tag, own_buffers_[tag]);
+    if (own_buffers_[tag] != nullptr) backend_->free_io_buffer(*this, tag, own_buffers_[tag]);
   own_buffers_.reset();
 }
 
 std::byte* Queue::tag_buffer(uint16_t tag) const {
   if (mode_ != BufferMode::kCopy) return nullptr;
   return buffers_ != nullptr ? buffers_ + tag * buffer_size_ : own_buffers_[tag];
+}
+
+void Queue::replace_io_buffer(uint16_t tag, std::byte* buffer) {
+  own_buffers_[tag] = buffer;
+  slots_[tag].buffer = buffer;  // what the commit gives the kernel for the next request
 }
 
 void Queue::prepare_copy(io_uring_sqe& sqe, const io_uring& uring, const Request& request,
@@ -136,21 +149,28 @@ void Queue::prepare_copy(io_uring_sqe& sqe, const io_uring& uring, const Request
 // -------------------------------------------------------- fetch and commit --
 
 uint64_t Queue::registration(uint16_t tag) const {
-  if (buffer_slot_ == kNoZeroCopy) return 0;
+  if (zero_copy_ != ZeroCopy::kAutomatic) return 0;
   const int slot = buffer_slot_ == kTableIsFull ? buffer_slot_ : buffer_slot_ + tag;
   return static_cast<uint64_t>(slot) | abi::kAutoBufRegFallback;
 }
 
-bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result, const void* address) {
+bool Queue::place_command(abi::IoOp op, const abi::IoCmd& payload, uint64_t user_data,
+                          uint8_t flags) {
   io_uring_sqe* sqe = ring_.get_sqe();
   if (sqe == nullptr) return false;
-  const abi::IoCmd payload = {
-      .q_id = index_, .tag = tag, .result = result, .addr = reinterpret_cast<uint64_t>(address)};
   const bool fixed = file_slot_ >= 0;
-  internal::prepare_io_command(
-      *sqe, fixed ? file_slot_ : node_->fd(), fixed ? IOSQE_FIXED_FILE : 0, op, payload,
-      registration(tag), internal::make_user_data(internal::CommandKind::kTag, ring_slot_, tag));
+  if (fixed) flags |= IOSQE_FIXED_FILE;
+  internal::prepare_io_command(*sqe, fixed ? file_slot_ : node_->fd(), flags, op, payload,
+                               registration(payload.tag), user_data);
   if (node_->driver().redirects()) node_->driver().redirect(*ring_.uring(), *sqe);
+  return true;
+}
+
+bool Queue::submit_command(abi::IoOp op, uint16_t tag, int result, uint64_t address) {
+  const abi::IoCmd payload = {.q_id = index_, .tag = tag, .result = result, .addr = address};
+  if (!place_command(op, payload,
+                     internal::make_user_data(internal::CommandKind::kTag, ring_slot_, tag), 0))
+    return false;
   ++with_kernel_;
   return true;
 }
@@ -161,13 +181,15 @@ void Queue::fetch_all() {
     return;
   }
   for (uint16_t tag = 0; tag < depth_; ++tag)
-    if (!submit_command(abi::IoOp::kFetchReq, tag, 0, tag_buffer(tag)))
-      backend_.failed(*this, tag, EBUSY);
+    if (!submit_command(abi::IoOp::kFetchReq, tag, 0, reinterpret_cast<uint64_t>(tag_buffer(tag))))
+      backend_->failed(*this, tag, EBUSY);
 }
 
 void Queue::handle_cqe(uint16_t tag, int result) {
   --with_kernel_;
-  if (result != abi::kIoResOk && result != abi::kIoResNeedGetData)
+  if (slots_[tag].phase == Phase::kRegistering)
+    data_registered(slots_[tag], result);
+  else if (result != abi::kIoResOk && result != abi::kIoResNeedGetData)
     command_failed(tag, result);
   else if (slots_[tag].phase == Phase::kAwaitsData || slots_[tag].phase == Phase::kFailing)
     data_arrived(slots_[tag]);
@@ -200,7 +222,10 @@ void Queue::take_request(uint16_t tag, bool wants_buffer) {
   slot.op_flags = descriptors_[tag].op_flags;
   slot.nr_sectors = descriptors_[tag].nr_sectors;
   slot.phase = wants_buffer ? Phase::kNeedsBuffer : Phase::kServing;
-  hand_over(slot);
+  if (zero_copy_ == ZeroCopy::kExplicit && slot.has_data())
+    register_data(slot);
+  else
+    hand_over(slot);
 }
 
 void Queue::hand_over(Slot& slot) {
@@ -211,16 +236,16 @@ void Queue::hand_over(Slot& slot) {
   slot.word.store(Slot::make_word(slot.generation(), SlotState::kServer),
                   std::memory_order_release);
   if (slot.phase == Phase::kNeedsBuffer)
-    backend_.need_buffer(Request(&slot));
+    backend_->need_buffer(Request(&slot));
   else
-    backend_.submit(Request(&slot));
+    backend_->submit(Request(&slot));
 }
 
 void Queue::command_failed(uint16_t tag, int error) {
   Slot& slot = slots_[tag];
-  if (slot.phase == Phase::kAwaitsData) backend_.buffer_done(*this, tag, slot.buffer);
+  if (slot.phase == Phase::kAwaitsData) backend_->buffer_done(*this, tag, slot.buffer);
   slot.phase = Phase::kServing;
-  if (error != -ENODEV) backend_.failed(*this, tag, error < 0 ? -error : EPROTO);
+  if (error != -ENODEV) backend_->failed(*this, tag, error < 0 ? -error : EPROTO);
   if (with_kernel_ == 0 && in_flight_ == 0) ring_.queue_stopped(*this);
 }
 
@@ -232,7 +257,7 @@ void Queue::get_data(Slot& slot) {
     if (slot.result >= 0) slot.result = -EIO;
   }
   const std::byte* address = slot.phase == Phase::kFailing ? waste_ : slot.buffer;
-  if (!submit_command(abi::IoOp::kNeedGetData, slot.tag, 0, address)) {
+  if (!submit_command(abi::IoOp::kNeedGetData, slot.tag, 0, reinterpret_cast<uint64_t>(address))) {
     ring_.defer(slot);
     return;
   }
@@ -248,17 +273,20 @@ void Queue::commit(Slot& slot) {
     if (result >= 0) result = -EIO;
     address = &slot;
   }
-  if (batch_ != nullptr
-          ? !commit_in_batch(slot, result)
-          : !submit_command(abi::IoOp::kCommitAndFetchReq, slot.tag, result, address)) {
+  if ((zero_copy_ == ZeroCopy::kExplicit && slot.is_registered() && !unregister_data(slot)) ||
+      (batch_ != nullptr ? !commit_in_batch(slot, result)
+                         : !submit_command(abi::IoOp::kCommitAndFetchReq, slot.tag, result,
+                                           reinterpret_cast<uint64_t>(address)))) {
     ring_.defer(slot);
     return;
   }
+  if (tells_of_commits_.load(std::memory_order_relaxed)) [[unlikely]]
+    backend_->committing(*this, slot.tag, result);
   if (mode_ != BufferMode::kCopy && slot.buffer != nullptr) {
     if (mode_ == BufferMode::kGetData && slot.op() == Operation::kRead)
       ring_.release_after_submit(*this, slot.tag, slot.buffer);
     else
-      backend_.buffer_done(*this, slot.tag, slot.buffer);
+      backend_->buffer_done(*this, slot.tag, slot.buffer);
   }
   give_to_kernel(slot, slot.generation() + 1);
 }
@@ -267,6 +295,38 @@ void Queue::give_to_kernel(Slot& slot, uint32_t generation) {
   --in_flight_;
   --ring_.in_flight_;
   slot.word.store(Slot::make_word(generation, SlotState::kKernel), std::memory_order_relaxed);
+}
+
+// -------------------------------------------------------- explicit zero copy --
+
+void Queue::register_data(Slot& slot) {
+  slot.phase = Phase::kRegistering;
+  if (buffer_slot_ == kTableIsFull ||
+      !submit_command(abi::IoOp::kRegisterIoBuf, slot.tag, 0,
+                      static_cast<uint64_t>(buffer_slot_) + slot.tag))
+    data_registered(slot, -ENOBUFS);
+}
+
+// Whatever the error, the kernel waits for the request, whose data can be copied.
+void Queue::data_registered(Slot& slot, int result) {
+  slot.phase = Phase::kServing;
+  if (result != 0) slot.op_flags |= abi::kIoFlagNeedRegBuf;
+  hand_over(slot);
+}
+
+// Needs no link to the commit that follows: the kernel executes both in their order as it takes
+// them from the ring, and if it ever did not, the registration holds the request until it goes.
+bool Queue::unregister_data(Slot& slot) {
+  const abi::IoCmd payload = {.q_id = index_,
+                              .tag = slot.tag,
+                              .result = 0,
+                              .addr = static_cast<uint64_t>(buffer_slot_) + slot.tag};
+  const uint64_t user_data =
+      internal::make_user_data(internal::CommandKind::kUnregister, ring_slot_, slot.tag);
+  if (!place_command(abi::IoOp::kUnregisterIoBuf, payload, user_data, IOSQE_CQE_SKIP_SUCCESS))
+    return false;
+  slot.op_flags |= abi::kIoFlagNeedRegBuf;  // not again, if the commit has to wait for an SQE
+  return true;
 }
 
 }  // namespace ublk

@@ -83,7 +83,7 @@ void Queue::prepare_batch() {
   }
   if (submit_batch(abi::IoOp::kPrepIoCmds, depth_, batch_->prepared.get(), internal::kPrepare) ==
       nullptr) {
-    backend_.failed(*this, 0, EBUSY);
+    backend_->failed(*this, 0, EBUSY);
     end();
     return;
   }
@@ -114,7 +114,7 @@ void Queue::handle_batch_cqe(uint16_t which, int result, uint32_t flags) {
     --batch_->outstanding;
     if (which == internal::kPrepare) {
       batch_->prepared.reset();
-      if (result != 0) backend_.failed(*this, 0, result < 0 ? -result : EPROTO);
+      if (result != 0) backend_->failed(*this, 0, result < 0 ? -result : EPROTO);
     } else {
       committed(*ring_.batch_->blocks[which], result);
     }
@@ -139,7 +139,7 @@ void Queue::fetched(int result, uint32_t flags) {
     return;
   }
   batch_->fetch = Fetch::kNone;
-  if (result != -ENODEV) backend_.failed(*this, 0, result < 0 ? -result : EPROTO);
+  if (result != -ENODEV) backend_->failed(*this, 0, result < 0 ? -result : EPROTO);
 }
 
 // -------------------------------------------------------------- committing --
@@ -181,12 +181,12 @@ void Queue::committed(CommitBlock& block, int result) {
   const unsigned count = block.elements.count;
   unsigned taken = result > 0 ? static_cast<unsigned>(result) / bytes : 0;
   if (taken == 0 && count == 1 && !is_transient(result)) {
-    backend_.failed(*this, block.elements.at(0, bytes).tag, result < 0 ? -result : EPROTO);
+    backend_->failed(*this, block.elements.at(0, bytes).tag, result < 0 ? -result : EPROTO);
     ++taken;
   }
   for (; taken < count; ++taken) {
     const abi::BatchElement element = block.elements.at(taken, bytes);
-    if (commit_block(element) == nullptr) backend_.failed(*this, element.tag, EBUSY);
+    if (commit_block(element) == nullptr) backend_->failed(*this, element.tag, EBUSY);
   }
   if (batch_->open == &block) batch_->open = nullptr;
   ring_.batch_->give_back(block);

@@ -61,7 +61,13 @@ void RemoteCommits::flush() {
 // There is an SQE for each: the ring is empty before.
 void RemoteCommits::prepare(unsigned number) {
   const Commit& commit = commits_[number];
-  const Queue& queue = *commit.queue;
+  Queue& queue = *commit.queue;
+  if (queue.tells_of_commits_.load(std::memory_order_relaxed)) [[unlikely]] {
+    for (unsigned i = 0; i < commit.elements.count; ++i) {
+      const abi::BatchElement element = commit.elements.at(i, queue.batch_->element_bytes);
+      queue.backend_->committing(queue, element.tag, element.result);
+    }
+  }
   const abi::BatchIo payload = {.q_id = queue.index(),
                                 .flags = queue.batch_->flags,
                                 .nr_elem = commit.elements.count,

@@ -30,9 +30,7 @@ std::byte* Request::buffer() const { return slot_->has_data() ? slot_->buffer : 
 
 int Request::buffer_index() const {
   const int first = slot_->queue->buffer_slot_;
-  const bool registered = first != Queue::kNoZeroCopy && slot_->has_data() &&
-                          (slot_->op_flags & abi::kIoFlagNeedRegBuf) == 0;
-  return registered ? first + slot_->tag : -1;
+  return first != Queue::kNoZeroCopy && slot_->is_registered() ? first + slot_->tag : -1;
 }
 
 void Request::set_buffer(std::byte* buffer) { slot_->buffer = buffer; }

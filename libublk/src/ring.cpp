@@ -29,6 +29,17 @@ constexpr unsigned kFileSlots =
 
 constexpr unsigned kBufferSlots = 16384;  // the kernel's limit
 
+void check_zero_copy(const abi::DevInfo& info) {
+  const ZeroCopy kind = zero_copy(info);
+  if (kind == ZeroCopy::kNone) return;
+  const std::string what = "attach a queue of device " + std::to_string(info.dev_id);
+  if ((info.flags & abi::kFlagUserCopy) == 0)
+    throw Error(EINVAL, what, "zero copy without kFlagUserCopy, for data that can't be registered");
+  // A commit joins others in a command that is before its unregistration in the ring.
+  if (kind == ZeroCopy::kExplicit && (info.flags & abi::kFlagBatchIo) != 0)
+    throw Error(EINVAL, what, "zero copy with kFlagBatchIo, but without kFlagAutoBufReg");
+}
+
 }  // namespace
 
 unsigned Ring::init(io_uring* uring, unsigned cq_entries) {
@@ -66,11 +77,8 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
                 "attach queue " + std::to_string(queue) + " of device " +
                     std::to_string(node->info().dev_id),
                 "it has " + std::to_string(node->info().nr_hw_queues) + " queues");
-  const uint64_t flags = node->info().flags;
-  if ((flags & abi::kFlagAutoBufReg) != 0 && (flags & abi::kFlagUserCopy) == 0)
-    throw Error(EINVAL, "attach a queue of device " + std::to_string(node->info().dev_id),
-                "kFlagAutoBufReg without kFlagUserCopy, for data that can't be registered");
-  if ((flags & abi::kFlagBatchIo) != 0 && batch_ == nullptr)
+  check_zero_copy(node->info());
+  if ((node->info().flags & abi::kFlagBatchIo) != 0 && batch_ == nullptr)
     batch_ = std::make_unique<internal::RingBatch>(*uring_);
   size_t number = 0;
   while (number < queues_.size() && queues_[number] != nullptr) ++number;
@@ -108,7 +116,7 @@ void Ring::queue_stopped(Queue& queue) {
   give_back_file_slot(ended->file_slot_);
   if (!ended->keeps_buffer_slots_) give_back_buffer_slots(ended->buffer_slot_);
   ended->node_.reset();
-  ended->backend_.stopped(*ended);
+  ended->backend_->stopped(*ended);
 }
 
 Slot* Ring::take_slots(uint16_t depth) {
@@ -154,10 +162,10 @@ void Ring::give_back_file_slot(int slot) {
 }
 
 int Ring::take_buffer_slots(const DeviceNode& node) {
-  const uint64_t flags = node.info().flags;
-  if ((flags & abi::kFlagAutoBufReg) == 0) return Queue::kNoZeroCopy;
-  if (!has_buffer_table_) io_uring_register_buffers_sparse(uring_, kBufferSlots);
-  has_buffer_table_ = true;
+  if (zero_copy(node.info()) == ZeroCopy::kNone) return Queue::kNoZeroCopy;
+  if (!std::exchange(tried_buffer_table_, true) &&
+      io_uring_register_buffers_sparse(uring_, kBufferSlots) == 0)
+    buffer_table_size_ = kBufferSlots;
   const unsigned depth = node.info().queue_depth;
   unsigned first = 0;
   auto next = buffer_slots_.begin();
@@ -165,7 +173,7 @@ int Ring::take_buffer_slots(const DeviceNode& node) {
     first = next->first + next->count;
     ++next;
   }
-  if (first + depth > kBufferSlots) return Queue::kTableIsFull;
+  if (first + depth > buffer_table_size_) return Queue::kTableIsFull;
   buffer_slots_.insert(next, {first, depth});
   return static_cast<int>(first);
 }
@@ -187,10 +195,17 @@ void Ring::handle(uint64_t user_data, int result, uint32_t flags) {
   const auto number = static_cast<uint16_t>(user_data >> 16);
   if (number >= queues_.size() || queues_[number] == nullptr) return;
   const auto which = static_cast<uint16_t>(user_data);
-  if (static_cast<uint16_t>(user_data >> 32) == static_cast<uint16_t>(CommandKind::kTag))
-    queues_[number]->handle_cqe(which, result);
-  else
-    queues_[number]->handle_batch_cqe(which, result, flags);
+  switch (static_cast<CommandKind>(user_data >> 32 & UINT16_MAX)) {
+    case CommandKind::kTag:
+      queues_[number]->handle_cqe(which, result);
+      return;
+    case CommandKind::kBatch:
+      queues_[number]->handle_batch_cqe(which, result, flags);
+      return;
+    case CommandKind::kUnregister:  // an error: the slot was empty, and is now
+    case CommandKind::kWakeup:
+      return;
+  }
 }
 
 // No wake-up can be lost, because `completed_` is one word that says both whether something is in
@@ -269,7 +284,7 @@ void Ring::release_buffers() {
   std::vector<UsedBuffer> released;
   released.swap(used_buffers_);
   for (const UsedBuffer& used : released)
-    used.queue->backend_.buffer_done(*used.queue, used.tag, used.buffer);
+    used.queue->backend_->buffer_done(*used.queue, used.tag, used.buffer);
   // Keeps the memory for the next ones.
   released.clear();
   if (used_buffers_.empty()) used_buffers_.swap(released);
@@ -282,7 +297,7 @@ void Ring::release_buffers_of(Queue& queue) {
                             [&queue](const UsedBuffer& used) { return used.queue != &queue; });
   const std::vector<UsedBuffer> released(first, used_buffers_.end());
   used_buffers_.erase(first, used_buffers_.end());
-  for (const UsedBuffer& used : released) queue.backend_.buffer_done(queue, used.tag, used.buffer);
+  for (const UsedBuffer& used : released) queue.backend_->buffer_done(queue, used.tag, used.buffer);
 }
 
 // ------------------------------------------------------------ the loop's turn --

@@ -13,9 +13,11 @@
 
 namespace ublk::internal {
 
-// How far a write in get-data mode is; all others are always served.
+// How far a write in get-data mode is, or a read or write with explicit zero copy; all others are
+// always served.
 enum class Phase : uint8_t {
   kServing,      // the backend has the request, with its data
+  kRegistering,  // explicit zero copy: REGISTER_IO_BUF is with the kernel
   kNeedsBuffer,  // the backend has it and is to provide a buffer
   kAwaitsData,   // NEED_GET_DATA is, or is about to be, with the kernel
   kFailing,      // likewise, but it failed before: the kernel takes no commit without it
@@ -36,7 +38,8 @@ struct alignas(64) Slot {
   Slot* next;         // state completed: the ring's list
   std::byte* buffer;  // the data of a read or write; nullptr: the backend has none yet, or copies
 
-  // Of the descriptor, a copy, since the kernel's own is shared memory.
+  // Of the descriptor, a copy, since the kernel's own is shared memory. With explicit zero copy
+  // kIoFlagNeedRegBuf is set by the library, as it is by a kernel that registers by itself.
   uint64_t start_sector;
   uint32_t op_flags;
   uint32_t nr_sectors;
@@ -51,6 +54,8 @@ struct alignas(64) Slot {
 
   Operation op() const { return static_cast<Operation>(op_flags & abi::kOpMask); }
   bool has_data() const { return op() == Operation::kRead || op() == Operation::kWrite; }
+  // With zero copy: its data is in the ring's buffer table.
+  bool is_registered() const { return has_data() && (op_flags & abi::kIoFlagNeedRegBuf) == 0; }
   uint64_t length() const { return uint64_t{nr_sectors} * abi::kSectorSize; }
 
   // The result as the kernel can take it: for a read or write all of it or an error, since kernels

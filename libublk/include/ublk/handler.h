@@ -39,8 +39,8 @@
  *        -> queue_close, once a queue -> close
  *
  * Threads: open, geometry, fence and close run on a thread that may block and
- * that is none of the queues'. queue_open, queue_close, events and timers run
- * on the queue's own thread, and so does submit, unless the model is
+ * that is none of the queues'. queue_open, queue_close, cancel, events and
+ * timers run on the queue's own thread, and so does submit, unless the model is
  * UBLK_MODEL_WORKERS: then it runs on worker threads, several at a time, also
  * for one queue. Two queues of one instance may be on different threads.
  *
@@ -150,8 +150,8 @@ enum {
  * configuration, checks type and range, and shows it in "ublkctl handlers NAME"
  * and in --help. These names are the runner's own and can't be used: handler,
  * queues, queue_depth, max_io_size, workers, buffer, zero_copy, batch_io,
- * recovery, recovery_timeout, io_timeout, read_only, and all that begin with
- * "ublk_".
+ * recovery, recovery_timeout, io_timeout, io_timeout_action, read_only, and all
+ * that begin with "ublk_".
  */
 struct ublk_option {
   const char* name;          /* [a-z][a-z0-9_]* */
@@ -234,6 +234,8 @@ struct ublk_host {
    * Completes a request for which submit returned UBLK_PENDING (it may be called before submit has
    * returned). result is as submit's. Any thread, never blocks. Returns 0, or -EALREADY if that
    * request is not waiting: it was completed before. Such a call is logged and changes nothing.
+   * It is also -EALREADY, and nothing to be logged, if the runner has failed the request because it
+   * took longer than the device's io_timeout: until this call all of it stays the handler's.
    */
   int (*complete)(uint64_t request_id, int32_t result);
 
@@ -343,7 +345,8 @@ struct ublk_geometry {
   uint32_t dma_alignment;         /* alignment of what users of the device read and write directly,
                                      a power of two up to 4096; default 4. ublk_request.buffer
                                      has its own alignment, whatever this is. */
-  uint32_t max_segments;          /* pages pieces of one request; 0: the kernel's default */
+  uint32_t max_segments;          /* pieces of memory of one request; 0: as many as the largest
+                                     request may have */
   uint32_t max_segment_size;      /* 0: the kernel's default; else >= 4096 */
   uint32_t chunk_size;            /* requests never cross a multiple of it; 0: none */
   uint32_t discard_granularity;   /* default: the logical block */
@@ -448,6 +451,19 @@ struct ublk_handler {
   void* (*alloc_io_buffer)(void* instance, struct ublk_queue* queue, uint16_t tag, size_t bytes);
   void (*free_io_buffer)(void* instance, struct ublk_queue* queue, uint16_t tag, void* buffer,
                          size_t bytes);
+
+  /*
+   * Asks for the end of a request that waits for something that may never come. The device is to
+   * go, and the kernel can't let it go before; the request has had its time (some seconds), and
+   * nothing more will be submitted. The handler completes it soon, with any result, in this call or
+   * later. A request that it does not answer is failed by the runner, but then nobody knows what
+   * still uses the request's memory: the instance is never closed.
+   *
+   * On the queue's thread, for each request that is not completed. With UBLK_MODEL_WORKERS a worker
+   * may be in its submit; and if other threads complete requests, it may be completed at any time:
+   * `request` stays readable until this returns. Absent: such requests are failed at once.
+   */
+  void (*cancel)(void* instance, struct ublk_queue* queue, struct ublk_request* request);
 };
 
 #define UBLK_HANDLER_HEADER \

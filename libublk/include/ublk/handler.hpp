@@ -35,14 +35,42 @@
 // the user reads. The I/O functions return a result as submit() in handler.h does; an exception
 // that leaves them fails the request with -EIO.
 //
+// A handler that has to wait for something is of UBLK_MODEL_WORKERS and waits; or it returns
+// UBLK_PENDING, and completes the request later; or it is a CoroutineHandler, whose functions are
+// coroutines: straight code, and no thread waits.
+//
+//   class Mirror final : public ublk::CoroutineHandler {
+//     ...
+//     static constexpr ublk_model kModel = UBLK_MODEL_RING;
+//     ublk::Task<int> read(ublk::Io& io) override {
+//       const int n = co_await io.read(left_, io.data(), io.length(), io.offset());
+//       if (n > 0) co_return n;
+//       co_return co_await io.read(right_, io.data(), io.length(), io.offset());
+//     }
+//     ublk::Task<int> write(ublk::Io& io) override {
+//       const auto [left, right] = co_await ublk::when_all(
+//           io.write(left_, io.data(), io.length(), io.offset()),
+//           io.write(right_, io.data(), io.length(), io.offset()));
+//       co_return std::min(left, right);
+//     }
+//     ublk::Task<int> discard(ublk::Io&) override { return 0; }
+//   };
+//
+// With UBLK_MODEL_WORKERS the same coroutines run on a worker thread and wait there. What they can
+// await is in <ublk/io.h>, where their memory comes from in <ublk/task.h>: static constexpr
+// uint32_t kFrameSize, bytes of each tag, if the default of 1024 does not fit.
+//
 // Threads: as in handler.h. One object serves all queues of a device at once.
 #ifndef UBLK_HANDLER_HPP
 #define UBLK_HANDLER_HPP
 
 #include <ublk/handler.h>
+#include <ublk/io.h>
+#include <ublk/task.h>
 
 #include <cerrno>
 #include <chrono>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -138,7 +166,7 @@ class OpenArgs {
   const ublk_option* options_;
 };
 
-// --------------------------------------------------------------------- I/O --
+// ------------------------------------------------------------------ queues --
 
 // A queue, on its own thread. A value that is cheap to copy.
 class HandlerQueue {
@@ -162,55 +190,12 @@ class HandlerQueue {
   ublk_queue* queue_;
 };
 
-// One request in the hands of a handler. To answer later, keep id() (and whatever else is needed:
-// the Io itself is gone when the function returns) and return UBLK_PENDING.
-class Io {
- public:
-  Io(const ublk_host& host, ublk_queue* queue, ublk_request& request)
-      : host_(host), queue_(queue), request_(request) {}
-
-  uint64_t id() const { return request_.id; }
-  uint64_t offset() const { return request_.offset; }  // bytes
-  uint32_t length() const { return request_.length; }  // bytes
-  bool fua() const { return request_.flags & UBLK_REQUEST_FUA; }
-  bool no_unmap() const { return request_.flags & UBLK_REQUEST_NO_UNMAP; }
-  std::byte* data() const { return static_cast<std::byte*>(request_.buffer); }
-  // Zero copy: see ublk_request.buffer_index; -1: the data is at data().
-  int buffer_index() const { return request_.buffer_index; }
-  // data() is the tag's own: see UBLK_REQUEST_TAG_BUFFER.
-  bool tag_buffer() const { return request_.flags & UBLK_REQUEST_TAG_BUFFER; }
-  ublk_queue* queue() const { return queue_; }
-  ublk_request& request() const { return request_; }
-
-  // With kMovesData: see ublk_host.read_data, write_data and move_on_ring.
-  int read_data(void* to, uint32_t length, uint32_t offset) const {
-    return host_.read_data(&request_, to, length, offset);
-  }
-  int write_data(const void* from, uint32_t length, uint32_t offset) const {
-    return host_.write_data(&request_, from, length, offset);
-  }
-  int move_on_ring(void* memory, uint32_t length, uint32_t offset, ublk_event& event) const {
-    return host_.move_on_ring(queue_, &request_, memory, length, offset, &event);
-  }
-
-  // The tag's own state: kScratchSize bytes that were zero when the queue opened.
-  template <class T>
-  T& scratch() const {
-    static_assert(std::is_trivially_destructible_v<T>);
-    return *static_cast<T*>(request_.scratch);
-  }
-
- private:
-  const ublk_host& host_;
-  ublk_queue* queue_;
-  ublk_request& request_;
-};
-
 // ---------------------------------------------------------------- handlers --
 
-class Handler {
+// The life of an instance.
+class HandlerBase {
  public:
-  virtual ~Handler() = default;
+  virtual ~HandlerBase() = default;
 
   // Fills in what differs from the defaults; size at least. Flags that follow from overridden
   // functions are set by the caller.
@@ -240,20 +225,43 @@ class Handler {
   virtual void free_io_buffer(HandlerQueue queue, uint16_t tag, void* buffer, size_t bytes) {
     (void)queue, (void)tag, (void)buffer, (void)bytes;
   }
-
-  // Each returns a final result, or UBLK_PENDING; see ublk_handler.submit.
-  virtual int read(Io& io) = 0;
-  virtual int write(Io&) { return -EROFS; }
-  virtual int flush(Io&) { return -EOPNOTSUPP; }
-  virtual int discard(Io&) { return -EOPNOTSUPP; }
-  virtual int write_zeroes(Io&) { return -EOPNOTSUPP; }
 };
+
+// Its I/O.
+template <class Result>
+class IoHandler : public HandlerBase {
+ public:
+  virtual Result read(Io& io) = 0;
+  virtual Result write(Io&) { return -EROFS; }
+  virtual Result flush(Io&) { return -EOPNOTSUPP; }
+  virtual Result discard(Io&) { return -EOPNOTSUPP; }
+  virtual Result write_zeroes(Io&) { return -EOPNOTSUPP; }
+
+  // The class that has what is not overridden.
+  using Default = IoHandler;
+};
+
+// Plain functions: each returns a final result, or UBLK_PENDING; see ublk_handler.submit.
+using Handler = IoHandler<int>;
+
+// Coroutines: the result of each is a final one. Of the models RING and WORKERS.
+using CoroutineHandler = IoHandler<Task<int>>;
 
 namespace internal {
 
-// True if T or a base of it below Handler overrides the member: the pointer's class tells.
-template <class Member>
-inline constexpr bool is_overridden = !std::is_same_v<Member, int (Handler::*)(Io&)>;
+// True if `member`, of T, is that of T or of a base of it below `Base`: the pointer's class tells.
+template <class Base, class Member>
+inline constexpr bool is_overridden = true;
+template <class Base, class Function>
+inline constexpr bool is_overridden<Base, Function Base::*> = false;
+
+// For coroutine frames, bytes of each tag.
+inline constexpr uint32_t kDefaultFrameSize = 1024;
+
+template <class T>
+concept HasFrameSize = requires {
+  T::kFrameSize;
+};
 
 template <class T>
 concept HasOptions = requires {
@@ -313,20 +321,18 @@ class Adapter {
     }
     table.option_size = sizeof(ublk_option);
     table.model = T::kModel;
-    if constexpr (HasScratch<T>) table.request_private_size = T::kScratchSize;
+    table.request_private_size = kPrivateSize;
     if constexpr (HasWorkers<T>) table.workers = T::kWorkers;
     if constexpr (MovesData<T>) table.flags |= UBLK_HANDLER_MOVES_DATA;
     table.open = open;
     table.close = close;
     table.geometry = geometry;
-    if constexpr (!std::is_same_v<decltype(&T::fence),
-                                  void (Handler::*)(std::chrono::milliseconds)>)
-      table.fence = fence;
+    if constexpr (is_overridden<HandlerBase, decltype(&T::fence)>) table.fence = fence;
     table.queue_open = queue_open;
     table.queue_close = queue_close;
     table.submit = submit;
-    if constexpr (!std::is_same_v<decltype(&T::alloc_io_buffer),
-                                  void* (Handler::*)(HandlerQueue, uint16_t, size_t)>) {
+    if constexpr (kCoroutines) table.cancel = cancel;
+    if constexpr (is_overridden<HandlerBase, decltype(&T::alloc_io_buffer)>) {
       table.alloc_io_buffer = alloc_io_buffer;
       table.free_io_buffer = free_io_buffer;
     }
@@ -334,13 +340,43 @@ class Adapter {
   }
 
  private:
+  static constexpr bool kCoroutines = std::derived_from<T, CoroutineHandler>;
+  static_assert(!kCoroutines || T::kModel != UBLK_MODEL_INLINE, "coroutines wait: UBLK_MODEL_RING");
+
   struct Instance {
     explicit Instance(const ublk_open_args& args)
-        : host(args.host), device(args.device), handler(OpenArgs(args, options())) {}
+        : host(args.host),
+          device(args.device),
+          coroutines(*args.host, args.device, kFrameSize),
+          handler(OpenArgs(args, options())) {}
     const ublk_host* host;
     ublk_device* device;
+    CoroutineHost coroutines;
     T handler;
   };
+
+  // A request's private memory: the handler's scratch, and for coroutines the Io and their frames.
+  static constexpr uint32_t scratch_size() {
+    if constexpr (HasScratch<T>)
+      return T::kScratchSize;
+    else
+      return 0;
+  }
+  static constexpr uint32_t frame_size() {
+    if constexpr (HasFrameSize<T>)
+      return T::kFrameSize;
+    else
+      return kDefaultFrameSize;
+  }
+  static constexpr uint32_t kFrameSize = frame_size();
+  static constexpr uint32_t kIoOffset = (scratch_size() + 63) / 64 * 64;
+  static constexpr uint32_t kFramesOffset = kIoOffset + (sizeof(Io) + 15) / 16 * 16;
+  static constexpr uint32_t kPrivateSize =
+      kCoroutines ? kFramesOffset + kFrameSize : scratch_size();
+
+  static void* private_memory(const ublk_request& request, uint32_t offset) {
+    return static_cast<std::byte*>(request.scratch) + offset;
+  }
 
   static constexpr const ublk_option* options() {
     if constexpr (HasOptions<T>)
@@ -359,13 +395,19 @@ class Adapter {
   static void close(void* instance) { delete &self(instance); }
 
   static int geometry(void* instance, ublk_geometry* geometry) {
-    if constexpr (!is_overridden<decltype(&T::write)>) geometry->flags |= UBLK_GEOMETRY_READ_ONLY;
-    if constexpr (is_overridden<decltype(&T::flush)>) geometry->flags |= UBLK_GEOMETRY_FLUSH;
-    if constexpr (is_overridden<decltype(&T::discard)>) geometry->flags |= UBLK_GEOMETRY_DISCARD;
-    if constexpr (is_overridden<decltype(&T::write_zeroes)>)
+    if constexpr (!is_overridden<typename T::Default, decltype(&T::write)>)
+      geometry->flags |= UBLK_GEOMETRY_READ_ONLY;
+    if constexpr (is_overridden<typename T::Default, decltype(&T::flush)>)
+      geometry->flags |= UBLK_GEOMETRY_FLUSH;
+    if constexpr (is_overridden<typename T::Default, decltype(&T::discard)>)
+      geometry->flags |= UBLK_GEOMETRY_DISCARD;
+    if constexpr (is_overridden<typename T::Default, decltype(&T::write_zeroes)>)
       geometry->flags |= UBLK_GEOMETRY_WRITE_ZEROES;
     Instance& i = self(instance);
-    return guarded(*i.host, i.device, [&] { i.handler.geometry(*geometry); });
+    return guarded(*i.host, i.device, [&] {
+      i.handler.geometry(*geometry);
+      if (kCoroutines && geometry->model == UBLK_MODEL_WORKERS) i.coroutines.block();
+    });
   }
 
   static int fence(void* instance, uint32_t timeout_ms) {
@@ -403,29 +445,46 @@ class Adapter {
     i.handler.free_io_buffer(HandlerQueue(*i.host, queue), tag, buffer, bytes);
   }
 
-  // The calls are qualified, so the compiler sees T's own functions and may inline them.
   static int submit(void* instance, ublk_queue* queue, ublk_request* request) {
     Instance& i = self(instance);
-    T& handler = i.handler;
-    Io io(*i.host, queue, *request);
     try {
-      switch (request->op) {
-        case UBLK_OP_READ:
-          return handler.T::read(io);
-        case UBLK_OP_WRITE:
-          return handler.T::write(io);
-        case UBLK_OP_FLUSH:
-          return handler.T::flush(io);
-        case UBLK_OP_DISCARD:
-          return handler.T::discard(io);
-        case UBLK_OP_WRITE_ZEROES:
-          return handler.T::write_zeroes(io);
-        default:
-          return -EOPNOTSUPP;
+      if constexpr (kCoroutines) {
+        Io& io = *new (private_memory(*request, kIoOffset))
+                     Io(i.coroutines, queue, *request, private_memory(*request, kFramesOffset));
+        return io.start(serve(i.handler, io));
+      } else {
+        Io io(*i.host, queue, *request);
+        return serve(i.handler, io);
       }
     } catch (...) {
       return -EIO;
     }
+  }
+
+  // The calls are qualified, so the compiler sees T's own functions and may inline them.
+  static auto serve(T& handler, Io& io) -> decltype(handler.T::read(io)) {
+    switch (io.request().op) {
+      case UBLK_OP_READ:
+        return handler.T::read(io);
+      case UBLK_OP_WRITE:
+        return handler.T::write(io);
+      case UBLK_OP_FLUSH:
+        return handler.T::flush(io);
+      case UBLK_OP_DISCARD:
+        return handler.T::discard(io);
+      case UBLK_OP_WRITE_ZEROES:
+        return handler.T::write_zeroes(io);
+      default:
+        return -EOPNOTSUPP;
+    }
+  }
+
+  static void cancel(void* instance, ublk_queue*, ublk_request* request) {
+    CoroutineHost& coroutines = self(instance).coroutines;
+    if (coroutines.blocks())
+      coroutines.stop();
+    else
+      static_cast<Io*>(private_memory(*request, kIoOffset))->cancel();
   }
 };
 

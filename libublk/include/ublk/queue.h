@@ -59,6 +59,12 @@ class UBLK_EXPORT Backend {
   // which fails with what this throws.
   virtual std::byte* alloc_io_buffer(Queue& queue, uint16_t tag, size_t bytes);
   virtual void free_io_buffer(Queue& queue, uint16_t tag, std::byte* buffer);
+
+  // After Queue::tell_of_commits(): a request is about to go back to the kernel, which gets
+  // `result`. On the ring's thread, or, with kFlagBatchIo, on one that flushes a CompletionBatch;
+  // the tag's next request can't come before this has returned. What the kernel did not take from
+  // such a thread comes again, on the ring's.
+  virtual void committing(Queue& queue, uint16_t tag, int result);
 };
 
 // How the data of reads and writes gets to the backend and back. The device's flags decide.
@@ -68,8 +74,16 @@ enum class BufferMode : uint8_t {
   kUserCopy,  // kFlagUserCopy: the backend copies, to and from whatever memory it likes
 };
 UBLK_EXPORT BufferMode buffer_mode(const abi::DevInfo& info);
-// User-copy mode with kFlagAutoBufReg as well is zero copy: the kernel registers the data of each
-// read and write in the buffer table of the queue's ring, see Request::buffer_index().
+
+// Zero copy: in user-copy mode the data of a read or write may be registered in the buffer table of
+// the queue's ring, see Request::buffer_index(). Who does it:
+enum class ZeroCopy : uint8_t {
+  kNone,
+  kAutomatic,  // kFlagAutoBufReg, Linux 6.16: the kernel, before it hands out the request
+  kExplicit,  // kFlagSupportZeroCopy alone, Linux 6.15: the library, before Backend::submit(), by a
+              // command that costs a turn of the loop, and another one before each commit
+};
+UBLK_EXPORT ZeroCopy zero_copy(const abi::DevInfo& info);
 
 // Made by Ring::attach, which owns it until stopped() has returned. On the ring's thread, unless
 // said otherwise.
@@ -81,6 +95,7 @@ class UBLK_EXPORT Queue {
 
   // Any thread, until stopped() is called.
   const DeviceNode& node() const { return *node_; }
+  const std::shared_ptr<DeviceNode>& shared_node() const { return node_; }
   uint16_t index() const { return index_; }
   uint16_t depth() const { return depth_; }
   Ring& ring() const { return ring_; }
@@ -96,6 +111,21 @@ class UBLK_EXPORT Queue {
   // Zero copy: the slots of the tags in the ring's buffer table are used for no other queue once
   // this one has stopped. For a backend that may have I/O in flight that names them.
   void keep_buffer_slots() { keeps_buffer_slots_ = true; }
+
+  // Whether the backend hears of each commit, see Backend::committing(). Before any request is
+  // completed, or on the ring's thread.
+  void tell_of_commits(bool on) { tells_of_commits_.store(on, std::memory_order_relaxed); }
+
+  // Copy mode, with the backend's own memory: `buffer` is the tag's from now on, in place of the
+  // one it has, which is the backend's alone. For a tag whose request is about to be completed, but
+  // not with success.
+  void replace_io_buffer(uint16_t tag, std::byte* buffer);
+
+  // Another Backend serves the queue from now on; `backend` must live until stopped(), and the one
+  // before may go. It gets the calls that were the other's: the requests that are not completed yet
+  // come back by buffer_done() to the new one, and in copy mode so do the tags' buffers by
+  // free_io_buffer().
+  void set_backend(Backend& backend) { backend_ = &backend; }
 
   // Requests that the server has and has not completed yet.
   unsigned in_flight() const;
@@ -119,6 +149,9 @@ class UBLK_EXPORT Queue {
   void fetch_all();
   void handle_cqe(uint16_t tag, int result);
   void take_request(uint16_t tag, bool wants_buffer);
+  void register_data(internal::Slot& slot);
+  void data_registered(internal::Slot& slot, int result);
+  bool unregister_data(internal::Slot& slot);
   void hand_over(internal::Slot& slot);
   void get_data(internal::Slot& slot);
   void data_arrived(internal::Slot& slot);
@@ -126,8 +159,9 @@ class UBLK_EXPORT Queue {
   void commit(internal::Slot& slot);
   void give_to_kernel(internal::Slot& slot, uint32_t generation);
   uint64_t registration(uint16_t tag) const;
-  bool submit_command(abi::IoOp op, uint16_t tag, int result,
-                      const void* address);  // false: no SQE
+  // False: the ring has no SQE.
+  bool submit_command(abi::IoOp op, uint16_t tag, int result, uint64_t address);
+  bool place_command(abi::IoOp op, const abi::IoCmd& payload, uint64_t user_data, uint8_t flags);
   std::byte* tag_buffer(uint16_t tag) const;
 
   // queue_batch.cpp
@@ -149,16 +183,18 @@ class UBLK_EXPORT Queue {
 
   Ring& ring_;
   std::shared_ptr<DeviceNode> node_;
-  Backend& backend_;
+  Backend* backend_;
   const abi::IoDesc* descriptors_;
   internal::Slot* slots_;  // depth_ of them; the ring's memory
   const BufferMode mode_;
+  const ZeroCopy zero_copy_;
   const uint16_t index_;
   const uint16_t depth_;
   const uint16_t ring_slot_;  // this queue's number in user_data
   const int file_slot_;       // of the node in the ring's file table, or -1
   const int buffer_slot_;     // tag 0's in its buffer table, or one of those above
   bool keeps_buffer_slots_ = false;
+  std::atomic<bool> tells_of_commits_{false};
   uint32_t with_kernel_ = 0;                   // tags that the kernel holds
   uint32_t in_flight_ = 0;                     // tags that the server holds
   size_t buffer_size_ = 0;                     // bytes a tag, in copy mode

@@ -30,7 +30,8 @@ namespace internal {
 //                    +--------> completed --------+                         from another thread,
 //                       (exchanged: one wins)   list drained                by the ring's list
 //
-// kernel: the ring's thread alone. server: whoever holds the Request. completed: the slot is a node
+// kernel: the ring's thread alone, also while it has the request's data registered (explicit zero
+// copy). server: whoever holds the Request. completed: the slot is a node
 // of the ring's list until the ring's thread takes it out.
 //
 // With kFlagBatchIo another thread may commit: then the state is kernel from complete() on, and the

@@ -25,9 +25,10 @@
 // descriptor does not do: with DEFER_TASKRUN the kernel does not wake those who poll it.
 // examples/glib_loop.cpp shows it.
 //
-// Zero copy: with the first queue of a device that has kFlagAutoBufReg the ring gets a buffer table
-// of 16384 slots, one for each tag. Of queues that find it full, and if the caller has registered
-// buffers of its own, no request's data is registered, and all of it is moved by user copy.
+// Zero copy: with the first queue of a device that has it (see zero_copy()) the ring gets a buffer
+// table of 16384 slots, one for each tag. Of queues that find it full, and if the caller has
+// registered buffers of its own, no request's data is registered, and all of it is moved by user
+// copy.
 //
 // Batch I/O: with the first queue of a device that has kFlagBatchIo the ring registers provided
 // buffers under the group 0xb70.
@@ -125,9 +126,6 @@ class UBLK_EXPORT Ring {
   io_uring* uring() const { return uring_; }
   bool on_own_thread() const { return pthread_equal(pthread_self(), thread_) != 0; }
   size_t nr_queues() const { return nr_queues_; }
-  // Requests of all queues that the server has; with kFlagBatchIo also those that other threads
-  // have completed since their queue has last got a new one.
-  size_t in_flight() const { return in_flight_; }
 
   // Since the ring was made: requests completed by other threads (for the ring's thread), and
   // writes to the eventfd (any thread).
@@ -191,7 +189,8 @@ class UBLK_EXPORT Ring {
   std::unique_ptr<internal::RingBatch> batch_;  // since the first queue with kFlagBatchIo
   size_t nr_ending_ = 0;                        // queues that are ending_
   bool fetches_again_ = false;                  // some Queue::wants_fetch()
-  bool has_buffer_table_ = false;
+  unsigned buffer_table_size_ = 0;              // 0 with tried_buffer_table_: there is none
+  bool tried_buffer_table_ = false;
   std::vector<BufferSlots> buffer_slots_;  // ascending
   internal::Slot* deferred_ = nullptr;     // slots for whose command the ring had no SQE
 
