@@ -23,9 +23,11 @@ uint64_t bitmap_bytes(uint64_t bytes) {
 }
 
 // Addresses whose pages come at the first touch. Neither a forked child nor a core file gets them.
-void* map_zeroes(uint64_t bytes) {
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+// `fd` -1: anonymous memory.
+void* map_zeroes(uint64_t bytes, int fd = -1, uint64_t offset = 0) {
+  const int kind = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, kind | MAP_NORESERVE, fd,
+                      static_cast<off_t>(offset));
   if (memory == MAP_FAILED)
     throw std::system_error(errno, std::generic_category(),
                             "cannot reserve " + std::to_string(bytes) + " bytes of addresses");
@@ -58,6 +60,22 @@ SparseMemory::SparseMemory(uint64_t bytes)
     munmap(data_, size_);
     throw;
   }
+}
+
+// The bitmap, then the data.
+SparseMemory::SparseMemory(uint64_t bytes, const SharedSegment& segment)
+    : size_(bytes), shared_(true), data_(nullptr), present_(nullptr) {
+  const uint64_t bitmap = (bitmap_bytes(bytes) + kPageSize - 1) / kPageSize * kPageSize;
+  const uint64_t data = (bytes + kPageSize - 1) / kPageSize * kPageSize;
+  segment.set_size(bitmap + data);
+  present_ = static_cast<uint64_t*>(map_zeroes(bitmap_bytes(bytes), segment.fd()));
+  try {
+    data_ = static_cast<std::byte*>(map_zeroes(bytes, segment.fd(), bitmap));
+  } catch (...) {
+    munmap(present_, bitmap_bytes(bytes));
+    throw;
+  }
+  drop_absent_pages(segment, bitmap);
 }
 
 SparseMemory::~SparseMemory() {
@@ -131,10 +149,34 @@ void SparseMemory::discard(uint64_t offset, uint64_t length) {
   zero_present(offset, first - offset);
   zero_present(last, end - last);
   if (!clear(first / kPageSize, last / kPageSize)) return;
+  drop_pages(first, last - first);
+}
+
+void SparseMemory::drop_pages(uint64_t first, uint64_t bytes) {
+  if (shared_) {
+    if (madvise(data_ + first, bytes, MADV_REMOVE) != 0) std::memset(data_ + first, 0, bytes);
+    return;
+  }
   // The first works for locked memory too, which the second refuses.
-  if (madvise(data_ + first, last - first, MADV_DONTNEED_LOCKED) != 0 &&
-      madvise(data_ + first, last - first, MADV_DONTNEED) != 0)
-    std::memset(data_ + first, 0, last - first);
+  if (madvise(data_ + first, bytes, MADV_DONTNEED_LOCKED) != 0 &&
+      madvise(data_ + first, bytes, MADV_DONTNEED) != 0)
+    std::memset(data_ + first, 0, bytes);
+}
+
+// A process that was killed may have left data in pages whose bit it had not set yet, or had
+// cleared already. They would come back with the next write to another block of the page. Only
+// pages that are there are looked at and dropped: they are few, and each drop makes the other CPUs
+// wait, so that dropping every hole takes a second where the disk was written at random.
+void SparseMemory::drop_absent_pages(const SharedSegment& segment, uint64_t data_offset) {
+  SharedSegment::Extent extent{data_offset, data_offset};
+  while ((extent = segment.next_data(extent.end)).begin < extent.end) {
+    const uint64_t last = (extent.end - data_offset + kPageSize - 1) / kPageSize;
+    for (uint64_t page = (extent.begin - data_offset) / kPageSize; page < last; ++page) {
+      const uint64_t first = page;
+      while (page < last && !has(page)) ++page;
+      if (page != first) drop_pages(first * kPageSize, (page - first) * kPageSize);
+    }
+  }
 }
 
 uint64_t SparseMemory::missing_pages(uint64_t offset, uint64_t length) const {

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "shared_segment.h"
+
 namespace memory {
 
 // A range of zeroed bytes, of which only written pages cost memory. Offsets and lengths are in
@@ -20,6 +22,9 @@ class SparseMemory {
 
   // Reserves the addresses, takes no memory yet. Throws std::system_error.
   explicit SparseMemory(uint64_t bytes);
+  // The same in shared memory that outlives the process: with what a process before this one has
+  // left in it, if any. `segment` must stay. Throws std::system_error.
+  SparseMemory(uint64_t bytes, const SharedSegment& segment);
   ~SparseMemory();
   SparseMemory(const SparseMemory&) = delete;
   SparseMemory& operator=(const SparseMemory&) = delete;
@@ -41,7 +46,11 @@ class SparseMemory {
   bool clear(uint64_t first, uint64_t last);
   void zero_present(uint64_t offset, uint64_t length);
 
+  void drop_pages(uint64_t first, uint64_t bytes);
+  void drop_absent_pages(const SharedSegment& segment, uint64_t data_offset);
+
   const uint64_t size_;
+  const bool shared_ = false;
   std::byte* data_;
   // One bit a page: it was written since it was last discarded. Without its bit a page is zero, and
   // a read need not touch it: even a page read in vain would cost a page table entry for ever.
