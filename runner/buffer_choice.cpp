@@ -14,8 +14,7 @@ namespace {
 
 namespace abi = ublk::abi;
 using ublk::BufferMode;
-
-constexpr uint64_t kZeroCopyFlags = abi::kFlagAutoBufReg | abi::kFlagUserCopy;
+using ublk::ZeroCopy;
 
 bool moves_data(const ublk_handler& handler) { return handler.flags & UBLK_HANDLER_MOVES_DATA; }
 
@@ -45,13 +44,33 @@ const char* mode_name(BufferMode mode) {
 
 bool has(uint64_t features, uint64_t flags) { return (features & flags) == flags; }
 
+uint64_t zero_copy_flags(ZeroCopy kind) {
+  switch (kind) {
+    case ZeroCopy::kAutomatic:
+      return abi::kFlagAutoBufReg | abi::kFlagUserCopy;
+    case ZeroCopy::kExplicit:
+      return abi::kFlagSupportZeroCopy | abi::kFlagUserCopy;
+    case ZeroCopy::kNone:
+      break;
+  }
+  return 0;
+}
+
+// The best of the kernel's.
+ZeroCopy offered_zero_copy(uint64_t features) {
+  for (const ZeroCopy kind : {ZeroCopy::kAutomatic, ZeroCopy::kExplicit})
+    if (has(features, zero_copy_flags(kind))) return kind;
+  return ZeroCopy::kNone;
+}
+
 const char* requirement(BufferMode mode) {
   return mode == BufferMode::kUserCopy ? "UBLK_F_USER_COPY, Linux 6.5"
                                        : "UBLK_F_NEED_GET_DATA, Linux 6.0";
 }
 
 BufferChoice chosen(BufferMode mode, std::string reason) {
-  return {.mode = mode, .zero_copy = false, .reason = std::move(reason), .charge = nullptr};
+  return {
+      .mode = mode, .zero_copy = ZeroCopy::kNone, .reason = std::move(reason), .charge = nullptr};
 }
 
 BufferChoice forced(BufferMode mode, uint64_t features) {
@@ -71,7 +90,7 @@ BufferChoice automatic(const BufferNeeds& needs, ublk::BufferPool& pool) {
     auto charge =
         std::make_unique<ublk::BufferPool::Charge>(pool, needs.copy_bytes, pool.stats().budget / 2);
     return {.mode = BufferMode::kCopy,
-            .zero_copy = false,
+            .zero_copy = ZeroCopy::kNone,
             .reason = format_size(needs.copy_bytes) + " of buffer_memory at most",
             .charge = std::move(charge)};
   } catch (const ublk::Error&) {
@@ -86,8 +105,8 @@ BufferChoice automatic(const BufferNeeds& needs, ublk::BufferPool& pool) {
 // nullptr: it can be had; else why not.
 const char* obstacle_to_zero_copy(BufferOption option, const BufferNeeds& needs) {
   if (!needs.handler_can_zero_copy) return "the handler can't, with these options";
-  if (!has(needs.features, kZeroCopyFlags))
-    return "this kernel can't (UBLK_F_AUTO_BUF_REG, Linux 6.16)";
+  if (offered_zero_copy(needs.features) == ZeroCopy::kNone)
+    return "this kernel can't (UBLK_F_SUPPORT_ZERO_COPY, Linux 6.15)";
   if (option != BufferOption::kAuto && option != BufferOption::kUserCopy)
     return "expected buffer = auto or user-copy beside it";
   return nullptr;
@@ -96,11 +115,19 @@ const char* obstacle_to_zero_copy(BufferOption option, const BufferNeeds& needs)
 }  // namespace
 
 uint64_t buffer_flags(const BufferChoice& choice) {
-  return mode_flag(choice.mode) | (choice.zero_copy ? kZeroCopyFlags : 0);
+  return mode_flag(choice.mode) | zero_copy_flags(choice.zero_copy);
 }
 
 const char* buffer_name(const BufferChoice& choice) {
-  return choice.zero_copy ? "zero-copy" : mode_name(choice.mode);
+  switch (choice.zero_copy) {
+    case ZeroCopy::kAutomatic:
+      return "zero-copy";
+    case ZeroCopy::kExplicit:
+      return "explicit zero-copy";
+    case ZeroCopy::kNone:
+      break;
+  }
+  return mode_name(choice.mode);
 }
 
 BufferChoice choose_buffer_mode(BufferOption option, ZeroCopyOption zero_copy,
@@ -112,7 +139,7 @@ BufferChoice choose_buffer_mode(BufferOption option, ZeroCopyOption zero_copy,
       const bool configured = zero_copy == ZeroCopyOption::kOn;
       BufferChoice choice =
           chosen(BufferMode::kUserCopy, configured ? "configured" : "the handler can");
-      choice.zero_copy = true;
+      choice.zero_copy = offered_zero_copy(needs.features);
       return choice;
     }
     if (zero_copy == ZeroCopyOption::kOn)

@@ -28,18 +28,18 @@ struct BufferNeeds {
 
 struct BufferChoice {
   ublk::BufferMode mode = ublk::BufferMode::kCopy;
-  bool zero_copy = false;                            // data of requests is registered, where it can
+  ublk::ZeroCopy zero_copy = ublk::ZeroCopy::kNone;
   std::string reason;                                // for the log
   std::unique_ptr<ublk::BufferPool::Charge> charge;  // copy mode, chosen by us: its worst case
 };
 
 // Throws std::runtime_error if the kernel or the handler lacks what is asked for.
 //
-// Automatic: zero copy for a handler that can, with user-copy for what can't be registered;
-// user-copy for a handler that moves data itself; copy, which is the cheapest, for one
-// that has its own buffers, and for the others as long as half of the pool is left for devices that
-// need it; else get-data, where a read costs no more than in copy mode. Control thread: two devices
-// at a time would count on the same half.
+// Automatic: zero copy for a handler that can, by the kernel's own registration or else by
+// commands, with user-copy for what can't be registered; user-copy for a handler that moves data
+// itself; copy, which is the cheapest, for one that has its own buffers, and for the others as long
+// as half of the pool is left for devices that need it; else get-data, where a read costs no more
+// than in copy mode. Control thread: two devices at a time would count on the same half.
 BufferChoice choose_buffer_mode(BufferOption option, ZeroCopyOption zero_copy,
                                 const BufferNeeds& needs, ublk::BufferPool& pool);
 

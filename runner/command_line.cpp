@@ -25,6 +25,7 @@ using Text = std::unique_ptr<char, decltype(&g_free)>;
 struct Arguments {
   char* config = nullptr;
   char* handler_dir = nullptr;
+  char* state_dir = nullptr;
   char* log_level = nullptr;
   gboolean check_config = FALSE;
   gboolean foreground = FALSE;
@@ -33,6 +34,7 @@ struct Arguments {
   ~Arguments() {
     g_free(config);
     g_free(handler_dir);
+    g_free(state_dir);
     g_free(log_level);
   }
 };
@@ -49,6 +51,8 @@ void parse(int argc, char** argv, Arguments& arguments) {
        "Stay in the foreground and log to stderr", nullptr},
       {"log-level", 0, 0, G_OPTION_ARG_STRING, &arguments.log_level,
        "The least that is logged: error, warning, info or debug (default: info)", "LEVEL"},
+      {"state-dir", 0, 0, G_OPTION_ARG_FILENAME, &arguments.state_dir,
+       "What the next runner needs to go on with the devices (default: " UBLK_STATE_DIR ")", "DIR"},
       {"version", 0, 0, G_OPTION_ARG_NONE, &arguments.version, "Show the version, and end",
        nullptr},
       {nullptr, 0, 0, G_OPTION_ARG_NONE, nullptr, nullptr, nullptr}};
@@ -81,6 +85,11 @@ CommandLine parse_command_line(int argc, char** argv) {
     if (*arguments.handler_dir == '\0')
       throw std::invalid_argument("--handler-dir: expected a directory, not an empty name");
     line.handler_dir = std::filesystem::absolute(arguments.handler_dir).string();
+  }
+  if (arguments.state_dir != nullptr) {
+    if (*arguments.state_dir == '\0')
+      throw std::invalid_argument("--state-dir: expected a directory, not an empty name");
+    line.state_dir = std::filesystem::absolute(arguments.state_dir).string();
   }
   if (arguments.log_level != nullptr) {
     line.log_level = parse_log_level(arguments.log_level);

@@ -13,6 +13,7 @@ namespace ublk_runner {
 struct CommandLine {
   std::string config_file = UBLK_CONFIG_FILE;
   std::optional<std::string> handler_dir;  // absolute; over the configuration's
+  std::string state_dir = UBLK_STATE_DIR;  // absolute
   std::optional<LogLevel> log_level;       // over the configuration's
   bool check_config = false;
   bool foreground = false;

@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <system_error>
 #include <tuple>
+#include <ublk/handler.hpp>
 #include <utility>
 
 #include "key_file.h"
@@ -31,47 +32,63 @@ struct Key {
 };
 
 constexpr std::array kRunnerKeys = {
-    Key<Config>{{.name = "io_threads",
-                 .type = UBLK_OPTION_INTEGER,
-                 .flags = 0,
-                 .default_value = "0",
-                 .minimum = 0,
-                 .maximum = 256,
-                 .choices = nullptr,
-                 .help = "Threads that serve I/O, shared by all devices; 0: one for each CPU, at "
-                         "most 16."},
+    Key<Config>{ublk::integer_option(
+                    "io_threads",
+                    "Threads that serve I/O, shared by all devices; 0: one for each CPU, at "
+                    "most 16.",
+                    {.default_value = "0", .maximum = 256}),
                 [](Config& c, const ublk_option_value& v) {
                   c.io_threads = static_cast<uint32_t>(v.number);
                 }},
-    Key<Config>{{.name = "handler_dir",
-                 .type = UBLK_OPTION_PATH,
-                 .flags = 0,
-                 .default_value = UBLK_HANDLER_DIR,
-                 .minimum = 0,
-                 .maximum = 0,
-                 .choices = nullptr,
-                 .help = "Where handlers are looked for."},
+    Key<Config>{
+        ublk::integer_option(
+            "spin",
+            "Microseconds for which a thread that serves I/O looks for more before it "
+            "sleeps; 0: never.",
+            {.default_value = "0", .maximum = 10000}),
+        [](Config& c, const ublk_option_value& v) { c.spin = static_cast<uint32_t>(v.number); }},
+    Key<Config>{ublk::path_option("handler_dir", "Where handlers are looked for.",
+                                  {.default_value = UBLK_HANDLER_DIR}),
                 [](Config& c, const ublk_option_value& v) { c.handler_dir = v.text; }},
-    Key<Config>{{.name = "log_level",
-                 .type = UBLK_OPTION_CHOICE,
-                 .flags = 0,
-                 .default_value = "info",
-                 .minimum = 0,
-                 .maximum = 0,
-                 .choices = "error|warning|info|debug",
-                 .help = "The least that is logged."},
+    Key<Config>{ublk::choice_option("log_level", "error|warning|info|debug",
+                                    "The least that is logged.", {.default_value = "info"}),
                 [](Config& c, const ublk_option_value& v) {
                   c.log_level = static_cast<LogLevel>(v.number);
                 }},
-    Key<Config>{{.name = "buffer_memory",
-                 .type = UBLK_OPTION_SIZE,
-                 .flags = 0,
-                 .default_value = "512M",
-                 .minimum = 1 << 20,
-                 .maximum = uint64_t{1} << 40,
-                 .choices = nullptr,
-                 .help = "Memory for the data of requests at most, shared by all devices."},
-                [](Config& c, const ublk_option_value& v) { c.buffer_memory = v.number; }},
+    Key<Config>{
+        ublk::size_option(
+            "buffer_memory", "Memory for the data of requests at most, shared by all devices.",
+            {.default_value = "512M", .minimum = 1 << 20, .maximum = uint64_t{1} << 40}),
+        [](Config& c, const ublk_option_value& v) { c.buffer_memory = v.number; }},
+    Key<Config>{
+        ublk::bool_option(
+            "watch", "Whether changes of the configuration's files are taken in by themselves.",
+            {.default_value = "true"}),
+        [](Config& c, const ublk_option_value& v) { c.watch = v.boolean != 0; }},
+    Key<Config>{ublk::choice_option(
+                    "changed_devices", "restart|refuse",
+                    "What a reload does with devices whose options have changed: holds their "
+                    "I/O and opens their handler anew, or leaves them as they are.",
+                    {.default_value = "restart"}),
+                [](Config& c, const ublk_option_value& v) { c.restart_changed = v.number == 0; }},
+    Key<Config>{
+        ublk::bool_option("lock_memory",
+                          "Whether the memory that the runner and its handlers use stays in RAM.",
+                          {.default_value = "true"}),
+        [](Config& c, const ublk_option_value& v) { c.lock_memory = v.boolean != 0; }},
+    Key<Config>{ublk::bool_option("statistics",
+                                  "Whether requests are counted and timed; it takes some CPU.",
+                                  {.default_value = "false"}),
+                [](Config& c, const ublk_option_value& v) { c.statistics = v.boolean != 0; }},
+    Key<Config>{ublk::path_option("statistics_file",
+                                  "A file to keep the statistics in, as text for Prometheus."),
+                [](Config& c, const ublk_option_value& v) { c.statistics_file = v.text; }},
+    Key<Config>{ublk::integer_option("statistics_interval",
+                                     "Seconds between two versions of the statistics_file.",
+                                     {.default_value = "15", .minimum = 1, .maximum = 3600}),
+                [](Config& c, const ublk_option_value& v) {
+                  c.statistics_interval = std::chrono::seconds(v.number);
+                }},
 };
 
 void set_handler(DeviceConfig& device, const ublk_option_value& value) {
@@ -90,103 +107,94 @@ void set_max_io_size(DeviceConfig& device, const ublk_option_value& value) {
 }
 
 constexpr std::array kDeviceKeys = {
-    Key<DeviceConfig>{{.name = "handler",
-                       .type = UBLK_OPTION_STRING,
-                       .flags = UBLK_OPTION_REQUIRED,
-                       .default_value = nullptr,
-                       .minimum = 0,
-                       .maximum = 0,
-                       .choices = nullptr,
-                       .help = "NAME of the handler_NAME.so that serves the device."},
-                      set_handler},
-    Key<DeviceConfig>{{.name = "queues",
-                       .type = UBLK_OPTION_INTEGER,
-                       .flags = 0,
-                       .default_value = "1",
-                       .minimum = 1,
-                       .maximum = 4096,
-                       .choices = nullptr,
-                       .help = "Hardware queues; the kernel makes no more than there are CPUs."},
-                      [](DeviceConfig& d, const ublk_option_value& v) {
-                        d.queues = static_cast<uint32_t>(v.number);
-                      }},
-    Key<DeviceConfig>{{.name = "queue_depth",
-                       .type = UBLK_OPTION_INTEGER,
-                       .flags = 0,
-                       .default_value = "128",
-                       .minimum = 1,
-                       .maximum = 4096,
-                       .choices = nullptr,
-                       .help = "Requests that each queue has in flight at most."},
-                      [](DeviceConfig& d, const ublk_option_value& v) {
-                        d.queue_depth = static_cast<uint32_t>(v.number);
-                      }},
-    Key<DeviceConfig>{{.name = "max_io_size",
-                       .type = UBLK_OPTION_SIZE,
-                       .flags = 0,
-                       .default_value = "512K",
-                       .minimum = kIoBlock,
-                       .maximum = 32 << 20,
-                       .choices = nullptr,
-                       .help = "The largest request, a multiple of 4K; the kernel splits larger "
-                               "I/O."},
-                      set_max_io_size},
     Key<DeviceConfig>{
-        {.name = "read_only",
-         .type = UBLK_OPTION_BOOL,
-         .flags = 0,
-         .default_value = "false",
-         .minimum = 0,
-         .maximum = 0,
-         .choices = nullptr,
-         .help = "Whether the device refuses writes."},
+        ublk::string_option("handler", "NAME of the handler_NAME.so that serves the device.",
+                            {.required = true}),
+        set_handler},
+    Key<DeviceConfig>{
+        ublk::integer_option("queues",
+                             "Hardware queues; the kernel makes no more than there are CPUs. 0: "
+                             "one for each thread that serves I/O, at most 4.",
+                             {.default_value = "1", .maximum = 4096}),
+        [](DeviceConfig& d, const ublk_option_value& v) {
+          d.queues = static_cast<uint32_t>(v.number);
+        }},
+    Key<DeviceConfig>{
+        ublk::integer_option("queue_depth", "Requests that each queue has in flight at most.",
+                             {.default_value = "128", .minimum = 1, .maximum = 4096}),
+        [](DeviceConfig& d, const ublk_option_value& v) {
+          d.queue_depth = static_cast<uint32_t>(v.number);
+        }},
+    Key<DeviceConfig>{
+        ublk::size_option("max_io_size",
+                          "The largest request, a multiple of 4K; the kernel splits larger "
+                          "I/O.",
+                          {.default_value = "512K", .minimum = kIoBlock, .maximum = 32 << 20}),
+        set_max_io_size},
+    Key<DeviceConfig>{
+        ublk::bool_option("read_only", "Whether the device refuses writes.",
+                          {.default_value = "false"}),
         [](DeviceConfig& d, const ublk_option_value& v) { d.read_only = v.boolean != 0; }},
-    Key<DeviceConfig>{{.name = "workers",
-                       .type = UBLK_OPTION_INTEGER,
-                       .flags = 0,
-                       .default_value = "0",
-                       .minimum = 0,
-                       .maximum = 1024,
-                       .choices = nullptr,
-                       .help = "Threads that serve the device at once at most, if its handler "
-                               "works on threads; 0: the handler's default, usually 16."},
-                      [](DeviceConfig& d, const ublk_option_value& v) {
-                        d.workers = static_cast<uint32_t>(v.number);
-                      }},
-    Key<DeviceConfig>{{.name = "buffer",
-                       .type = UBLK_OPTION_CHOICE,
-                       .flags = 0,
-                       .default_value = "auto",
-                       .minimum = 0,
-                       .maximum = 0,
-                       .choices = "auto|copy|get-data|user-copy",
-                       .help = "How the data of requests gets to the handler and back."},
+    Key<DeviceConfig>{
+        ublk::integer_option("workers",
+                             "Threads that serve the device at once at most, if its handler "
+                             "works on threads; 0: the handler's default, usually 16.",
+                             {.default_value = "0", .maximum = 1024}),
+        [](DeviceConfig& d, const ublk_option_value& v) {
+          d.workers = static_cast<uint32_t>(v.number);
+        }},
+    Key<DeviceConfig>{ublk::choice_option("buffer", "auto|copy|get-data|user-copy",
+                                          "How the data of requests gets to the handler and back.",
+                                          {.default_value = "auto"}),
                       [](DeviceConfig& d, const ublk_option_value& v) {
                         d.buffer = static_cast<BufferOption>(v.number);
                       }},
-    Key<DeviceConfig>{{.name = "zero_copy",
-                       .type = UBLK_OPTION_CHOICE,
-                       .flags = 0,
-                       .default_value = "auto",
-                       .minimum = 0,
-                       .maximum = 0,
-                       .choices = "auto|on|off",
-                       .help = "Whether the storage is read and written right from and to the "
-                               "memory of whoever uses the device."},
-                      [](DeviceConfig& d, const ublk_option_value& v) {
-                        d.zero_copy = static_cast<ZeroCopyOption>(v.number);
-                      }},
-    Key<DeviceConfig>{{.name = "batch_io",
-                       .type = UBLK_OPTION_CHOICE,
-                       .flags = 0,
-                       .default_value = "auto",
-                       .minimum = 0,
-                       .maximum = 0,
-                       .choices = "auto|on|off",
-                       .help = "Whether requests are fetched and completed many at a time."},
-                      [](DeviceConfig& d, const ublk_option_value& v) {
-                        d.batch_io = static_cast<BatchOption>(v.number);
-                      }},
+    Key<DeviceConfig>{
+        ublk::choice_option("zero_copy", "auto|on|off",
+                            "Whether the storage is read and written right from and to the "
+                            "memory of whoever uses the device.",
+                            {.default_value = "auto"}),
+        [](DeviceConfig& d, const ublk_option_value& v) {
+          d.zero_copy = static_cast<ZeroCopyOption>(v.number);
+        }},
+    Key<DeviceConfig>{
+        ublk::choice_option("batch_io", "auto|on|off",
+                            "Whether requests are fetched and completed many at a time.",
+                            {.default_value = "auto"}),
+        [](DeviceConfig& d, const ublk_option_value& v) {
+          d.batch_io = static_cast<BatchOption>(v.number);
+        }},
+    Key<DeviceConfig>{
+        ublk::choice_option("recovery", "reissue|fail-io|none",
+                            "What becomes of the device's I/O when the runner dies: it waits for "
+                            "the next one, fails until then, or ends with the device.",
+                            {.default_value = "reissue"}),
+        [](DeviceConfig& d, const ublk_option_value& v) {
+          d.recovery = static_cast<RecoveryOption>(v.number);
+        }},
+    Key<DeviceConfig>{
+        ublk::integer_option("recovery_timeout",
+                             "Seconds that I/O waits for a handler that can't be opened, after "
+                             "which it fails until the handler can; 0: for ever.",
+                             {.default_value = "60", .maximum = 86400}),
+        [](DeviceConfig& d, const ublk_option_value& v) {
+          d.recovery_timeout = std::chrono::seconds(v.number);
+        }},
+    Key<DeviceConfig>{
+        ublk::integer_option("io_timeout",
+                             "Seconds that the handler may take for a request, or a request wait "
+                             "for a worker or a buffer; 0: any time.",
+                             {.default_value = "0", .minimum = 0, .maximum = 86400}),
+        [](DeviceConfig& d, const ublk_option_value& v) {
+          d.io_timeout = std::chrono::seconds(v.number);
+        }},
+    Key<DeviceConfig>{
+        ublk::choice_option("io_timeout_action", "warn|fail",
+                            "What happens to a request that takes longer than io_timeout.",
+                            {.default_value = "warn"}),
+        [](DeviceConfig& d, const ublk_option_value& v) {
+          d.io_timeout_action = static_cast<TimeoutAction>(v.number);
+        }},
 };
 
 template <class Target, size_t N>
@@ -214,6 +222,9 @@ class Reader {
     for (const KeyFileGroup& group : read_key_file(path, findings_)) read_group(group);
   }
   Config take() { return std::move(config_); }
+
+  // A [device NAME] group.
+  void read_device(const KeyFileGroup& group, const std::string& name);
 
  private:
   void report(const Location& location, std::string text) {
@@ -250,26 +261,6 @@ class Reader {
     const std::string_view nearest = nearest_name(key, names);
     report(location, "unknown key \"" + key + "\" of [runner], expected " +
                          (nearest.empty() ? join_words(names) : std::string(nearest)));
-  }
-
-  void read_device(const KeyFileGroup& group, const std::string& name) {
-    DeviceConfig device;
-    device.name = name;
-    device.location = group.location;
-    if (!is_device_name(name)) {
-      report(group.location,
-             "expected [device NAME] with a name of at most 64 letters, digits, '.', '_' and '-', "
-             "and neither \".\" nor \"..\"");
-    } else if (const auto [first, is_new] = devices_.try_emplace(name, group.location); !is_new) {
-      report(group.location,
-             "device \"" + name + "\" is given twice, first at " + to_string(first->second));
-    }
-    read_keys(group, kDeviceKeys, device);
-    for (const auto& [key, setting] : group.settings) {
-      if (key == "handler") device.handler_location = setting.location;
-      if (find(kDeviceKeys, key) == nullptr) device.options.emplace(key, setting);
-    }
-    if (!device.handler.empty()) config_.devices.push_back(std::move(device));
   }
 
   template <class Target, size_t N>
@@ -310,6 +301,27 @@ class Reader {
   std::map<std::string, Location> devices_;
 };
 
+void Reader::read_device(const KeyFileGroup& group, const std::string& name) {
+  DeviceConfig device;
+  device.name = name;
+  device.location = group.location;
+  if (!is_device_name(name)) {
+    report(group.location,
+           "expected [device NAME] with a name of at most 64 letters, digits, '.', '_' and '-', "
+           "and neither \".\" nor \"..\"");
+  } else if (const auto [first, is_new] = devices_.try_emplace(name, group.location); !is_new) {
+    report(group.location,
+           "device \"" + name + "\" is given twice, first at " + to_string(first->second));
+  }
+  read_keys(group, kDeviceKeys, device);
+  device.settings = group.settings;
+  for (const auto& [key, setting] : group.settings) {
+    if (key == "handler") device.handler_location = setting.location;
+    if (find(kDeviceKeys, key) == nullptr) device.options.emplace(key, setting);
+  }
+  if (!device.handler.empty()) config_.devices.push_back(std::move(device));
+}
+
 // The *.conf files of the folder by name; none if there is no such folder.
 std::vector<std::string> files_of(const std::string& dir, std::vector<Finding>& findings) {
   std::vector<std::string> files;
@@ -341,8 +353,9 @@ std::string to_string(const Location& location) {
   return location.line == 0 ? location.file : location.file + ':' + std::to_string(location.line);
 }
 
-void add_finding(std::vector<Finding>& findings, const Location& location, std::string text) {
-  findings.push_back({location, std::move(text)});
+void add_finding(std::vector<Finding>& findings, const Location& location,
+                 const std::string& text) {
+  findings.push_back({location, escape_text(text)});
 }
 
 void sort_findings(std::vector<Finding>& findings) {
@@ -367,6 +380,19 @@ Config load_config(const std::string& file, std::vector<Finding>& findings) {
   for (const std::string& path : files_of(file + ".d", findings)) reader.read(path);
   sort_findings(findings);
   return reader.take();
+}
+
+DeviceConfig device_from_settings(const std::string& name,
+                                  const std::map<std::string, Setting>& settings) {
+  std::vector<Finding> findings;
+  Reader reader(findings);
+  KeyFileGroup group;
+  group.name = "device " + name;
+  group.location = {group.name, 0};
+  group.settings = settings;
+  reader.read_device(group, name);
+  if (!findings.empty()) throw ConfigError(std::move(findings));
+  return std::move(reader.take().devices.front());
 }
 
 std::span<const ublk_option> runner_keys() {

@@ -21,6 +21,7 @@
 
 #include <ublk/handler.h>
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <span>
@@ -48,10 +49,16 @@ struct Setting {
   Location location;  // of the key
 };
 
+// What becomes of the device when the runner dies. The words of the key "recovery", in their order.
+enum class RecoveryOption : uint8_t { kReissue, kFailIo, kNone };
+
+// What happens to a request that exceeds io_timeout. The words of the key "io_timeout_action".
+enum class TimeoutAction : uint8_t { kWarn, kFail };
+
 struct DeviceConfig {
   std::string name;     // is_device_name()
   std::string handler;  // NAME of handler_NAME.so, is_handler_name()
-  uint32_t queues = 1;
+  uint32_t queues = 1;  // 0: automatic
   uint32_t queue_depth = 128;
   uint32_t max_io_size = 512 << 10;  // bytes, a multiple of 4096
   bool read_only = false;
@@ -59,17 +66,29 @@ struct DeviceConfig {
   BufferOption buffer = BufferOption::kAuto;
   ZeroCopyOption zero_copy = ZeroCopyOption::kAuto;
   BatchOption batch_io = BatchOption::kAuto;
-  std::map<std::string, Setting> options;  // the handler's, unparsed
-  Location location;                       // of the group
-  Location handler_location;               // of the key "handler"
+  RecoveryOption recovery = RecoveryOption::kReissue;
+  std::chrono::seconds recovery_timeout{60};
+  std::chrono::milliseconds io_timeout{0};  // 0: none
+  TimeoutAction io_timeout_action = TimeoutAction::kWarn;
+  std::map<std::string, Setting> settings;  // all of its keys, as they were given
+  std::map<std::string, Setting> options;   // those of the handler, unparsed
+  Location location;                        // of the group
+  Location handler_location;                // of the key "handler"
 };
 
 struct Config {
   uint32_t io_threads = 0;                     // 0: automatic
+  uint32_t spin = 0;                           // microseconds
   std::string handler_dir = UBLK_HANDLER_DIR;  // absolute
   LogLevel log_level = LogLevel::kInfo;
   uint64_t buffer_memory = 512 << 20;  // bytes
-  std::vector<DeviceConfig> devices;   // in the order of the files
+  bool watch = true;                   // take in changed files by itself
+  bool restart_changed = true;         // reopen the handler of a device whose options have changed
+  bool lock_memory = true;             // mlockall()
+  bool statistics = false;
+  std::string statistics_file;  // absolute; empty: none
+  std::chrono::seconds statistics_interval{15};
+  std::vector<DeviceConfig> devices;  // in the order of the files
 };
 
 // What is wrong at one place: "expected ..., not ...".
@@ -78,7 +97,8 @@ struct Finding {
   std::string text;
 };
 
-void add_finding(std::vector<Finding>& findings, const Location& location, std::string text);
+// What a terminal would obey in the text, a name from a file, is escaped.
+void add_finding(std::vector<Finding>& findings, const Location& location, const std::string& text);
 // By file and line. A file comes before those of its .d folder.
 void sort_findings(std::vector<Finding>& findings);
 
@@ -98,6 +118,11 @@ Config load_config(const std::string& file);
 // returns what is right, with each device that has a handler, so that its options can be checked
 // too.
 Config load_config(const std::string& file, std::vector<Finding>& findings);
+
+// One device of such settings, not from a file: what [device `name`] with them would be. Throws
+// ConfigError.
+DeviceConfig device_from_settings(const std::string& name,
+                                  const std::map<std::string, Setting>& settings);
 
 // The keys of [runner], and those of [device NAME] that are the runner's own, as tables like those
 // that handlers have, so the same rules hold. The man page and the sample file follow from them. A

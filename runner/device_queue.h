@@ -9,14 +9,17 @@
 #include <ublk/queue.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "anonymous_memory.h"
 #include "params_from_geometry.h"
+#include "queue_statistics.h"
 #include "queue_thread.h"
 #include "rate_limit.h"
 #include "worker_pool.h"
@@ -56,6 +59,9 @@ struct DeviceQueueEvents {
 //
 //   open() -> serving -> (STOP_DEV) released by the kernel -> closed by the handler
 //
+// With an io_timeout a request can be failed while the handler has it; what then stays the
+// handler's keeps the queue from being drained and closed like a request that is not answered.
+//
 // Threads: the constructor runs anywhere; complete(), read_data(), write_data() and drop() on any
 // thread; everything else on the queue's.
 //
@@ -70,8 +76,14 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
     std::string device;  // its name, for the log
     // The device's share of the workers; nullptr: submit() is called on the queue's thread.
     WorkerPool::Client* workers = nullptr;
-    // Its share of the buffer pool; nullptr: none is needed.
+    // The device's share of the buffer pool; nullptr: its mode needs none.
     std::shared_ptr<ublk::BufferPool::Device> buffers = nullptr;
+    bool zero_copy = false;  // can serve data in the ring's buffer table
+    // Where the queue counts, kept by whoever wants to know; nullptr: a new one.
+    std::shared_ptr<QueueStatistics> statistics = nullptr;
+    // How long it may take for a request, and a request wait for a worker or a buffer; 0: any time.
+    std::chrono::nanoseconds io_timeout{0};
+    bool fails_late_requests = false;  // those that take longer; else they are logged alone
   };
 
   // Throws std::bad_alloc. All memory is there from now on, but costs nothing before it is used.
@@ -84,12 +96,20 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   // all the same.
   void open(std::shared_ptr<ublk::DeviceNode> node, std::shared_ptr<void> alive);
 
-  // How arriving requests are treated. hold() keeps them, in order, without dispatching any; what
-  // was dispatched goes on. release() dispatches them. refuse() fails those that are held and those
-  // that still come with EIO.
+  // The same for a queue that the kernel and `predecessor`, of the same thread, have already: holds
+  // it, with the requests that it holds, and has its handler's queue closed. The predecessor must
+  // have nothing dispatched. Throws what the handler or the library says: then nothing has changed
+  // for the predecessor, and closed() comes here.
+  void take_over(DeviceQueue& predecessor, std::shared_ptr<void> alive);
+
+  // How arriving requests are treated; hold() may come before open(). hold() keeps them, in order,
+  // without dispatching any; what was dispatched goes on. release() dispatches them. refuse() fails
+  // those that are held and those that still come with EIO.
   void hold();
   void release();
   void refuse();
+  // Asks the handler to cancel the requests that it has not answered. After refuse().
+  void cancel();
   // Fails the requests that the handler has not answered, with EIO: the kernel waits for them when
   // the device is to go. The handler may go on with them, and gets an error for its answers; their
   // buffers stay. After refuse(). Those that wait for a worker are not among them: drop() does
@@ -102,6 +122,8 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   unsigned dispatched() const;  // requests that the handler has
 
   void set_rules(const RequestRules& rules) { rules_ = rules; }
+  // Whether requests are counted and timed from now on. Off at first.
+  void use_statistics(bool on);
 
   // ublk_host.complete.
   static int complete(uint64_t request_id, int32_t result) noexcept;
@@ -126,13 +148,21 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void buffer_done(ublk::Queue& queue, uint16_t tag, std::byte* buffer) override;
   std::byte* alloc_io_buffer(ublk::Queue& queue, uint16_t tag, size_t bytes) override;
   void free_io_buffer(ublk::Queue& queue, uint16_t tag, std::byte* buffer) override;
+  void committing(ublk::Queue& queue, uint16_t tag, int result) override;
 
  private:
   enum class Intake : uint8_t { kOpen, kHeld, kRefused };
   enum class Life : uint8_t { kNew, kServing, kAbandoned, kClosing, kClosed };
   struct Tag;
+  struct StandIn;
   class BufferWaiter;
+  class Timeouts;
+  class DataMove;
 
+  void open_handler_queue();
+  void use_node(const std::shared_ptr<ublk::DeviceNode>& node);
+  void submit_slowly(Tag& tag);
+  void set_intake(Intake intake);
   void set_aside(Tag& tag);
   template <class Visit>
   void take_held(Visit visit);
@@ -150,8 +180,12 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void complain(const char* what, const Tag& tag, int result);
 
   static void run_on_worker(WorkerPool::Item& item) noexcept;
+  static bool end_late(Tag& tag, uint16_t submission);
   static uint16_t next_submission(Tag& tag, std::memory_order order);
   static bool claim(Tag& tag, uint16_t submission);
+  Tag& tag_for(uint16_t number) const;
+  std::byte* scratch_of(const Tag& tag) const;
+  uint16_t number_of(const Tag& tag) const;
   static Tag& tag_of(uint64_t request_id);
   static const Tag* waiting_for(uint64_t request_id);  // nullptr: it is completed
 
@@ -159,7 +193,10 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   BufferWaiter* waiter(uint16_t tag) const;
   void get_buffer(Tag& tag);
   void use_buffer(Tag& tag, std::byte* buffer);
+  template <class Visit>
+  void take_waiting(Visit visit);
   void fail_waiting();
+  void hold_waiting();
   void copy_on_ring(Tag& tag);
   void copied(Tag& tag, int result);
   int copy_here(Tag& tag);
@@ -167,18 +204,26 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   static std::byte* buffer_at(const Tag& tag, uint32_t offset);
   off_t position(const Tag& tag, uint32_t offset) const;
 
+  QueueStatistics* statistics() const { return counting_.load(std::memory_order_acquire); }
+  static int submit_counted(void* self, ublk_queue*, ublk_request* request);
+  void count(bool on);
+  void take_over_statistics(DeviceQueue& predecessor);
+  void note_answer(const Tag& tag, QueueStatistics& statistics);
+
   // Read for each request.
+  std::atomic<QueueStatistics*> counting_{nullptr};  // nullptr: statistics are switched off
   const size_t scratch_stride_;
   const AnonymousMemory memory_;  // the tags, then their scratch
   Tag* const tags_;
   std::byte* const scratch_;
-  int (*submit_)(void*, ublk_queue*, ublk_request*);
-  void* instance_;
+  int (*submit_)(void*, ublk_queue*, ublk_request*);  // the handler's, or submit_counted()
+  void* instance_;                                    // its first argument
   RequestRules rules_;
+  bool dispatches_all_ = true;  // intake_ is open, and nothing is counted
   Intake intake_ = Intake::kOpen;
-  bool copies_ = false;            // the data of reads and writes, in user-copy mode
-  bool zero_copy_ = false;         // unless it is registered in the ring
-  bool commits_anywhere_ = false;  // workers commit their requests themselves
+  bool copies_ = false;     // the data of reads and writes, in user-copy mode
+  bool zero_copy_ = false;  // unless it is registered in the ring
+  bool uses_pool_ = false;  // for the data of reads and writes that have no other memory
   uint32_t tag_buffer_flag_ = 0;
   const uint16_t index_;
   const uint16_t depth_;
@@ -192,6 +237,8 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   const DeviceQueueEvents events_;
   // The tags' data. Kept until the object goes, for a handler that has not answered.
   AnonymousMemory buffers_;
+  std::vector<AnonymousMemory> more_buffers_;  // which tags have got in place of those
+  std::vector<std::byte*> spare_buffers_;      // of all of them, those that no tag has
   AnonymousMemory waiters_;
   uint64_t nr_registered_ = 0;  // reads and writes with zero copy, ever
   uint64_t nr_fallen_back_ = 0;
@@ -201,8 +248,11 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   Tag* first_held_ = nullptr;
   Tag** last_held_ = &first_held_;
   unsigned nr_held_ = 0;
+  unsigned nr_waiting_ = 0;  // for a buffer
   RateLimit complaints_;
-  std::shared_ptr<void> alive_;  // from open() to closed()
+  const std::shared_ptr<QueueStatistics> statistics_;
+  const std::unique_ptr<Timeouts> timeouts_;  // nullptr: there is no io_timeout
+  std::shared_ptr<void> alive_;               // from open() to closed()
 };
 
 }  // namespace ublk_runner

@@ -12,6 +12,7 @@
 
 #include "device_queue.h"
 #include "device_queue_tag.h"
+#include "device_queue_timeout.h"
 #include "ring_sqe.h"
 
 namespace ublk_runner {
@@ -26,11 +27,11 @@ std::byte* DeviceQueue::alloc_io_buffer(ublk::Queue&, uint16_t tag, size_t bytes
     if (tag == 0) buffers_ = AnonymousMemory(depth_ * bytes);
     return buffers_.get() + tag * bytes;
   }
-  void* buffer = table.alloc_io_buffer(instance_, this, tag, bytes);
+  void* buffer = table.alloc_io_buffer(handler_.instance, this, tag, bytes);
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   if (buffer != nullptr && reinterpret_cast<uintptr_t>(buffer) % page == 0)
     return static_cast<std::byte*>(buffer);
-  if (buffer != nullptr) table.free_io_buffer(instance_, this, tag, buffer, bytes);
+  if (buffer != nullptr) table.free_io_buffer(handler_.instance, this, tag, buffer, bytes);
   throw std::runtime_error(std::string("alloc_io_buffer of handler ") + table.name + ": " +
                            (buffer == nullptr ? "no memory" : "a buffer that is not page-aligned") +
                            " for tag " + std::to_string(tag) + ", expected " +
@@ -39,8 +40,9 @@ std::byte* DeviceQueue::alloc_io_buffer(ublk::Queue&, uint16_t tag, size_t bytes
 
 void DeviceQueue::free_io_buffer(ublk::Queue& queue, uint16_t tag, std::byte* buffer) {
   const ublk_handler& table = handler_.table;
-  if (table.free_io_buffer == nullptr || tags_[tag].abandoned) return;
-  table.free_io_buffer(instance_, this, tag, buffer, queue.node().info().max_io_buf_bytes);
+  if (table.free_io_buffer == nullptr || buffers_.get() != nullptr || tag_for(tag).abandoned)
+    return;
+  table.free_io_buffer(handler_.instance, this, tag, buffer, queue.node().info().max_io_buf_bytes);
 }
 
 // ---------------------------------------------------------- buffers of the pool --
@@ -53,12 +55,17 @@ DeviceQueue::BufferWaiter* DeviceQueue::waiter(uint16_t tag) const {
 void DeviceQueue::get_buffer(Tag& tag) {
   BufferWaiter* waiter = new (this->waiter(tag.request.tag)) BufferWaiter(tag);
   std::byte* buffer = thread_.buffers().acquire(*handler_.buffers, tag.length, *waiter);
-  tag.waiting = buffer == nullptr;
-  if (!tag.waiting) use_buffer(tag, buffer);
+  if (buffer != nullptr) {
+    use_buffer(tag, buffer);
+    return;
+  }
+  tag.waiting = true;
+  ++nr_waiting_;
 }
 
 void DeviceQueue::BufferWaiter::granted(std::byte* buffer) noexcept {
   tag_.waiting = false;
+  --tag_.queue->nr_waiting_;
   tag_.queue->use_buffer(tag_, buffer);
 }
 
@@ -79,18 +86,28 @@ void DeviceQueue::use_buffer(Tag& tag, std::byte* buffer) {
 void DeviceQueue::need_buffer(ublk::Request request) { submit(std::move(request)); }
 
 void DeviceQueue::buffer_done(ublk::Queue&, uint16_t tag, std::byte* buffer) {
-  if (!tags_[tag].abandoned) thread_.buffers().release(*handler_.buffers, buffer);
+  if (!tag_for(tag).abandoned) thread_.buffers().release(*handler_.buffers, buffer);
 }
 
-void DeviceQueue::fail_waiting() {
-  if (waiters_.get() == nullptr) return;
-  for (uint16_t i = 0; i < depth_; ++i) {
-    Tag& tag = tags_[i];
+template <class Visit>
+void DeviceQueue::take_waiting(Visit visit) {
+  for (uint16_t i = 0; nr_waiting_ != 0; ++i) {
+    Tag& tag = tag_for(i);
     if (!tag.waiting) continue;
     thread_.buffers().cancel(*waiter(i));
     tag.waiting = false;
-    tag.whole.complete(-EIO);
+    --nr_waiting_;
+    visit(tag);
   }
+}
+
+// Giving up a place in the line may give another of these requests its buffer.
+void DeviceQueue::hold_waiting() {
+  take_waiting([this](Tag& tag) { set_aside(tag); });
+}
+
+void DeviceQueue::fail_waiting() {
+  take_waiting([](Tag& tag) { tag.whole.complete(-EIO); });
 }
 
 // ------------------------------------------------- user-copy: into and out of them --
@@ -168,6 +185,8 @@ int32_t DeviceQueue::read_data(const ublk_request& request, void* to, uint32_t l
     std::memcpy(to, buffer, length);
     return static_cast<int32_t>(length);
   }
+  const DataMove move(*tag, request.id);
+  if (!move.may_begin()) return -EALREADY;
   const ssize_t n = pread(tag->queue->node_->fd(), to, length, tag->queue->position(*tag, offset));
   return n < 0 ? -errno : static_cast<int32_t>(n);
 }
@@ -181,6 +200,8 @@ int32_t DeviceQueue::write_data(const ublk_request& request, const void* from, u
     std::memcpy(buffer, from, length);
     return static_cast<int32_t>(length);
   }
+  const DataMove move(*tag, request.id);
+  if (!move.may_begin()) return -EALREADY;
   const ssize_t n =
       pwrite(tag->queue->node_->fd(), from, length, tag->queue->position(*tag, offset));
   return n < 0 ? -errno : static_cast<int32_t>(n);

@@ -23,20 +23,32 @@ namespace ublk_runner {
 // a submission's result is still to come. It is won once, by submit()'s return or by one call of
 // complete(), so a result that comes twice finds nothing.
 //
+// A request that has exceeded io_timeout may be failed while the handler still has it. Then this
+// Tag stays the handler's, and another one, a stand-in, takes its place; see
+// device_queue_timeout.h.
+//
 // As an Item it is in the worker pool; as a ublk_event it waits for the ring to copy its data.
 struct alignas(64) DeviceQueue::Tag : WorkerPool::Item, ublk_event {
-  ublk_request request;           // the handler's view of what is left to do
-  ublk::Request whole;            // the whole request
-  DeviceQueue* queue;             // set by the first request
-  std::atomic<uint16_t> awaited;  // the submission whose result is to come; 0: none
-  uint16_t submissions;           // counts them; never 0 in a request id
-  bool has_data;                  // a read or write
-  bool spoilt;      // in copy mode: its buffer got data of a write that the handler has not seen
-  bool abandoned;   // the handler may still use its buffer, so nobody else may
-  bool waiting;     // for a buffer
+  ublk_request request;  // the handler's view of what is left to do
+  ublk::Request whole;   // the whole request
+  DeviceQueue* queue;    // set by the first request
+  // The submission whose result is to come; 0: none. With kTooLate: it is to be dropped.
+  std::atomic<uint32_t> awaited;
+  uint16_t submissions;  // counts them; never 0 in a request id
+  bool has_data;         // a read or write
+  bool spoilt;     // in copy mode: its buffer got data of a write that the handler has not seen
+  bool abandoned;  // the handler may still use its buffer, so nobody else may
+  bool waiting;    // for a buffer
+  bool replaced;   // of one in tags_: a stand-in takes its place
+  bool is_stand_in;
   uint32_t length;  // bytes of the whole request
   uint32_t left;    // of a read or write: still to do
+  // Threads that move data from or to the kernel for the handler; counted if requests can be failed
+  // meanwhile. See DataMove.
+  mutable std::atomic<uint32_t> moving;
   Tag* next_held;
+
+  static constexpr uint32_t kTooLate = 1u << 16;
 };
 
 // A tag's place in the line for a buffer. All tags of a queue have one, in memory that is not

@@ -29,7 +29,8 @@ constexpr ublk_geometry default_geometry() {
 }  // namespace
 
 HandlerInstance::HandlerInstance(std::shared_ptr<HandlerLibrary> library,
-                                 const DeviceConfig& device, std::shared_ptr<SharedPools> pools,
+                                 const DeviceConfig& device, bool recovering,
+                                 std::shared_ptr<SharedPools> pools,
                                  std::function<void()> size_changed)
     : pools_(std::move(pools)),
       library_(std::move(library)),
@@ -38,7 +39,8 @@ HandlerInstance::HandlerInstance(std::shared_ptr<HandlerLibrary> library,
   const OptionValues options = OptionValues::parse(table(), device);
   ublk_open_args args{};
   args.struct_size = sizeof(args);
-  args.flags = device.read_only ? uint32_t{UBLK_OPEN_READ_ONLY} : 0;
+  args.flags = (device.read_only ? uint32_t{UBLK_OPEN_READ_ONLY} : 0) |
+               (recovering ? uint32_t{UBLK_OPEN_RECOVERING} : 0);
   args.host = &handler_host();
   args.device = this;
   args.device_name = device_name_.c_str();

@@ -33,9 +33,11 @@ class HandlerInstance final : public ublk_device {
   static constexpr unsigned kDefaultWorkers = 16;
 
   // Opens `device` with a handler that has been loaded. `size_changed` is called, on any thread,
-  // when the handler says so. Throws ConfigError for bad options.
+  // when the handler says so. `recovering`: an instance before this one has served the device.
+  // Throws ConfigError for bad options.
   HandlerInstance(std::shared_ptr<HandlerLibrary> library, const DeviceConfig& device,
-                  std::shared_ptr<SharedPools> pools, std::function<void()> size_changed);
+                  bool recovering, std::shared_ptr<SharedPools> pools,
+                  std::function<void()> size_changed);
   // Closes it; no queue may be open. Waits for workers that have not quite returned from it.
   ~HandlerInstance();
   HandlerInstance(const HandlerInstance&) = delete;
@@ -44,6 +46,7 @@ class HandlerInstance final : public ublk_device {
   ublk_geometry geometry();
   void fence(Milliseconds timeout);
 
+  const std::shared_ptr<HandlerLibrary>& library() const { return library_; }
   const ublk_handler& table() const { return library_->handler(); }
   void* get() const { return instance_; }
   const std::string& device_name() const { return device_name_; }

@@ -9,9 +9,13 @@
 
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 namespace ublk_runner {
+
+// The names of the handlers in `dir`, in order. Loads none. `error`: it can't be read.
+std::vector<std::string> handler_names(const std::string& dir, std::error_code& error);
 
 // One loaded handler. The library stays loaded as long as anyone holds the object, so who may still
 // call into it does. Immutable, so any thread may use it.

@@ -20,10 +20,6 @@ namespace ublk_runner {
 
 namespace {
 
-// Those of handler.h that are no key of a device yet.
-constexpr std::array<std::string_view, 3> kReserved = {"recovery", "recovery_timeout",
-                                                       "io_timeout"};
-
 constexpr uint32_t kMaxOptions = 1024;
 constexpr uint32_t kMaxRequestPrivate = 64 << 10;
 constexpr uint32_t kHandlerFlags = UBLK_HANDLER_MOVES_DATA;
@@ -142,7 +138,6 @@ void check_handler_table(const ublk_handler& handler, std::string_view name) {
 
 bool is_reserved_option_name(std::string_view name) {
   if (name.starts_with("ublk_")) return true;
-  if (std::find(kReserved.begin(), kReserved.end(), name) != kReserved.end()) return true;
   const std::span<const ublk_option> keys = device_keys();
   return std::any_of(keys.begin(), keys.end(),
                      [name](const ublk_option& key) { return name == key.name; });

@@ -34,6 +34,14 @@ bool is_key(std::string_view text) {
                      [](char c) { return g_ascii_islower(c) || g_ascii_isdigit(c) || c == '_'; });
 }
 
+// GKeyFile warns on stderr of the second bad one of a value.
+bool is_well_escaped(std::string_view value) {
+  for (size_t at = 0; (at = value.find('\\', at)) != std::string_view::npos; at += 2)
+    if (at + 1 == value.size() || std::string_view("sntr\\").find(value[at + 1]) == value.npos)
+      return false;
+  return true;
+}
+
 // Throws std::system_error, std::runtime_error.
 std::string read_regular_file(const std::string& path) {
   const auto fail = [] { throw std::system_error(errno, std::generic_category()); };
@@ -134,9 +142,10 @@ class Scanner {
              std::to_string(setting->second.location.line));
       return;
     }
+    setting->second.value = trimmed(line.substr(equals + 1));
     good_lines_ += key;
     good_lines_ += '=';
-    good_lines_ += trimmed(line.substr(equals + 1));
+    good_lines_ += setting->second.value;
     good_lines_ += '\n';
   }
 
@@ -153,15 +162,16 @@ class Scanner {
   void resolve_group(GKeyFile* file, const std::string& number, KeyFileGroup& group) {
     for (auto setting = group.settings.begin(); setting != group.settings.end();) {
       const std::string& key = setting->first;
-      GError* error = nullptr;
       const std::unique_ptr<char, decltype(&g_free)> value(
-          g_key_file_get_string(file, number.c_str(), key.c_str(), &error), g_free);
-      if (error == nullptr) {
+          is_well_escaped(setting->second.value)
+              ? g_key_file_get_string(file, number.c_str(), key.c_str(), nullptr)
+              : nullptr,
+          g_free);
+      if (value != nullptr) {
         setting->second.value = value.get();
         ++setting;
         continue;
       }
-      g_error_free(error);
       add_finding(findings_, setting->second.location,
                   "the value of \"" + key +
                       "\" has a bad escape sequence, expected \\s, \\n, \\t, \\r or "

@@ -11,6 +11,8 @@
 #include <exception>
 #include <optional>
 #include <stdexcept>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "background.h"
@@ -18,8 +20,10 @@
 #include "config_check.h"
 #include "exit_status.h"
 #include "log.h"
+#include "memory_lock.h"
 #include "modules.h"
 #include "service.h"
+#include "state_store.h"
 
 namespace {
 
@@ -50,14 +54,28 @@ ExitStatus report_config(const CommandLine& line) {
   return kExitOk;
 }
 
+bool has_saved_devices(const std::string& state_dir) {
+  try {
+    return !StateStore::look(state_dir).devices.empty();
+  } catch (const std::system_error&) {
+    return false;
+  }
+}
+
 ExitStatus serve(const CommandLine& line, std::optional<Background>& background) {
   CheckedConfig checked = check(line);
   for (const Finding& finding : checked.findings)
     log(LogLevel::kError, {}, "%s: %s", to_string(finding.location).c_str(), finding.text.c_str());
-  if (!checked.findings.empty()) return kExitUsage;
+  if (!checked.findings.empty()) {
+    // The I/O of devices that are waiting must not wait for whoever mends the file.
+    if (!has_saved_devices(line.state_dir)) return kExitUsage;
+    log(LogLevel::kError, {},
+        "the configuration has errors: only devices that were left are served");
+  }
   set_log_level(line.log_level.value_or(checked.config.log_level));
+  if (checked.config.lock_memory) lock_memory();
   load_ublk_module();
-  Service service(std::move(checked));
+  Service service(std::move(checked), line);
   return service.run([&background](ExitStatus status) {
     if (background) background->detach(status);
   });
@@ -68,7 +86,7 @@ ExitStatus run(const CommandLine& line) {
   if (!line.foreground) background.emplace();
   // A client that has gone is an error of that write; a terminal that has gone is none at all.
   signal(SIGPIPE, SIG_IGN);
-  signal(SIGHUP, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);  // up to Service::run()
   // A write past RLIMIT_FSIZE is an EFBIG of that request, not the end of every device.
   signal(SIGXFSZ, SIG_IGN);
   try {

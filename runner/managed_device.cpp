@@ -4,11 +4,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <random>
 #include <stdexcept>
 #include <utility>
 
+#include "absent_handler.h"
+#include "deadline.h"
 #include "log.h"
 #include "params_from_geometry.h"
+#include "uevent.h"
 
 namespace ublk_runner {
 
@@ -17,25 +21,58 @@ namespace {
 using std::chrono::seconds;
 namespace abi = ublk::abi;
 
-constexpr seconds kOpenLimit{60};  // a cluster's client has to find its cluster
 constexpr seconds kGeometryLimit{30};
-constexpr seconds kFenceLimit{30};        // what the handler is told
-constexpr seconds kFenceAnswerLimit{40};  // what it gets
 constexpr seconds kQueueOpenLimit{10};
+constexpr seconds kStatisticsLimit{1};
 constexpr seconds kStartLimit{30};  // the kernel reads the partition table in it
 
-constexpr const char* kStateNames[] = {"new",  "opening",  "adding", "starting",
-                                       "live", "stopping", "gone",   "stuck"};
+constexpr const char* kStateNames[] = {"new",  "opening",  "adding", "starting", "adopting", "live",
+                                       "held", "stopping", "gone",   "stuck",    "left"};
+
+// Of a new device: tells it from another one that gets its id later.
+uint64_t make_cookie() {
+  std::random_device random;
+  const uint64_t cookie = uint64_t{random()} << 32 | random();
+  return cookie != 0 ? cookie : 1;
+}
 
 }  // namespace
 
-ManagedDevice::ManagedDevice(DeviceServices& services, DeviceConfig config)
-    : services_(services), config_(std::move(config)) {}
+ManagedDevice::ManagedDevice(DeviceServices& services, DeviceConfig config, bool configured)
+    : services_(services), config_(std::move(config)), configured_(configured) {
+  choose_queues(config_);
+}
+
+void ManagedDevice::choose_queues(DeviceConfig& config) const {
+  // Each costs memory, and slots of its thread's ring, whether it is used or not.
+  constexpr unsigned kMaxAutomaticQueues = 4;
+  if (config.queues == 0) config.queues = std::min(services_.threads.count(), kMaxAutomaticQueues);
+}
+
+const char* ManagedDevice::state_name() const { return kStateNames[static_cast<size_t>(state_)]; }
 
 void ManagedDevice::enter(State state) {
-  log(LogLevel::kDebug, name(), "%s -> %s", kStateNames[static_cast<size_t>(state_)],
-      kStateNames[static_cast<size_t>(state)]);
+  const char* before = state_name();
   state_ = state;
+  log(LogLevel::kDebug, name(), "%s -> %s", before, state_name());
+  services_.changed();
+}
+
+void ManagedDevice::set_configured(bool configured) {
+  if (std::exchange(configured_, configured) == configured) return;
+  if (is_up()) save_state();
+  services_.changed();
+}
+
+bool ManagedDevice::may_show(const std::string& key) const {
+  if (!config_.options.contains(key)) return true;
+  return secret_options_.has_value() && !secret_options_->contains(key);
+}
+
+uint64_t ManagedDevice::size() const { return params_.basic.dev_sectors * abi::kSectorSize; }
+
+std::string ManagedDevice::node() const {
+  return added_ ? abi::kBlockDevicePrefix + std::to_string(info_.dev_id) : "";
 }
 
 // ----------------------------------------------------------------- starting --
@@ -43,8 +80,16 @@ void ManagedDevice::enter(State state) {
 Task<> ManagedDevice::start(std::function<void()> lost) {
   std::exception_ptr failure;
   try {
-    co_await open_handler();
+    const auto permit = co_await operations_.acquire();
+    enter(State::kOpening);
+    OpenHandler handler = co_await open_handler(config_, nullptr, false);
+    const ublk_geometry geometry = handler.geometry;
+    use_handler(std::move(handler), config_);
+    params_ = checked_params(geometry, config_);
+    max_queues_ = geometry.max_queues;
+    co_await fence();
     co_await add();
+    enter(State::kStarting);
     co_await open_queues();
     co_await start_disk();
   } catch (...) {
@@ -61,84 +106,15 @@ Task<> ManagedDevice::start(std::function<void()> lost) {
 void ManagedDevice::interrupt() {
   interrupted_ = true;
   if (interrupt_wait_) std::exchange(interrupt_wait_, nullptr)();
+  if (interrupt_retry_) std::exchange(interrupt_retry_, nullptr)();
 }
 
-// Waits for a job that runs the handler's code. A job that is given up goes on by itself, and what
-// it brings is dropped.
-template <class T>
-Task<T> ManagedDevice::wait_for_handler(Completion<T> answer, Milliseconds limit,
-                                        const char* step) {
-  interrupt_wait_ = [answer, step] {
-    answer.fail(std::make_exception_ptr(
-        std::runtime_error(std::string(step) + ": interrupted, the runner stops")));
-  };
-  if (interrupted_) interrupt();
-  const bool answered = co_await answer.within(services_.context, limit);
-  interrupt_wait_ = nullptr;
-  if (!answered)
-    throw std::runtime_error(std::string(step) + ": no answer within " + seconds_text(limit));
-  if constexpr (std::is_void_v<T>) {
-    co_await answer;
-  } else {
-    T value = co_await answer;
-    co_return value;
-  }
-}
-
-// The instance is closed by a job, whoever lets go of it last: an I/O thread must not block in the
-// handler's close(), nor must this one.
-static std::shared_ptr<HandlerInstance> open_instance(const std::string& handler_dir,
-                                                      const DeviceConfig& config,
-                                                      std::shared_ptr<SharedPools> pools,
-                                                      std::function<void()> size_changed,
-                                                      const std::shared_ptr<JobPool>& jobs,
-                                                      std::function<void()> closed) {
-  std::shared_ptr<HandlerLibrary> library = HandlerLibrary::load(handler_dir, config.handler);
-  auto instance = std::make_unique<HandlerInstance>(std::move(library), config, std::move(pools),
-                                                    std::move(size_changed));
-  return {instance.release(), [jobs, closed = std::move(closed)](HandlerInstance* last) {
-            jobs->push([last, closed] {
-              delete last;
-              closed();
-            });
-          }};
-}
-
-Task<> ManagedDevice::open_handler() {
-  enter(State::kOpening);
-  const MainContext context = services_.context;
-  const auto on_size_changed = [context, device = weak_from_this()] {
-    context.post([device] {
-      if (const auto alive = device.lock()) alive->size_changed();
-    });
-  };
-  const auto on_closed = [context, closed = instance_closed_] {
-    context.post([closed] { closed.set(); });
-  };
-  const auto opening =
-      services_.jobs->run([dir = services_.handler_dir, config = config_, pools = services_.pools,
-                           on_size_changed, jobs = services_.jobs, on_closed] {
-        return open_instance(dir, config, pools, on_size_changed, jobs, on_closed);
-      });
-  instance_ = co_await wait_for_handler(opening, kOpenLimit, "open");
-
-  const auto describing = services_.jobs->run([i = instance_] { return i->geometry(); });
-  const ublk_geometry geometry = co_await wait_for_handler(describing, kGeometryLimit, "geometry");
-  params_ = checked_params(geometry);
-  max_queues_ = geometry.max_queues;
-  can_zero_copy_ = geometry.model == UBLK_MODEL_RING && geometry.flags & UBLK_GEOMETRY_ZERO_COPY;
-  if (geometry.model == UBLK_MODEL_WORKERS)
-    instance_->use_workers(config_.workers != 0 ? config_.workers : geometry.workers);
-
-  const auto fencing = services_.jobs->run([i = instance_] { i->fence(kFenceLimit); });
-  co_await wait_for_handler(fencing, kFenceAnswerLimit, "fence");
-}
-
-abi::Params ManagedDevice::checked_params(const ublk_geometry& geometry) const {
+abi::Params ManagedDevice::checked_params(const ublk_geometry& geometry,
+                                          const DeviceConfig& config) const {
   try {
-    return params_from_geometry(geometry, {config_.read_only, config_.max_io_size});
+    return params_from_geometry(geometry, {config.read_only, config.max_io_size});
   } catch (const std::invalid_argument& e) {
-    throw std::runtime_error("geometry of handler " + config_.handler + ": " + e.what());
+    throw std::runtime_error("geometry of handler " + config.handler + ": " + e.what());
   }
 }
 
@@ -151,6 +127,9 @@ Task<> ManagedDevice::add() {
   wanted.queue_depth = static_cast<uint16_t>(config_.queue_depth);
   wanted.max_io_buf_bytes = params_.basic.max_sectors * abi::kSectorSize;
   choose_buffers(wanted);
+  wanted.flags |= recovery_flags();
+  if (services_.state != nullptr) cookie_ = make_cookie();
+  wanted.ublksrv_flags = cookie_;
   const ublk::Command added = co_await services_.commands.run(ublk::Command::add(wanted));
   info_ = added.info();
   added_ = true;
@@ -159,6 +138,7 @@ Task<> ManagedDevice::add() {
         config_.queues,
         wanted.nr_hw_queues < config_.queues ? config_.handler.c_str() : "the CPUs");
   co_await services_.commands.run(ublk::Command::set_params(info_.dev_id, params_));
+  save_state();
   node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
 }
 
@@ -173,16 +153,45 @@ void ManagedDevice::choose_buffers(abi::DevInfo& wanted) {
   const BufferNeeds needs = {handler, can_zero_copy_,
                              avoids_get_data ? features & ~abi::kFlagNeedGetData : features,
                              max_io_size * wanted.queue_depth * wanted.nr_hw_queues};
-  buffers_ = choose_buffer_mode(config_.buffer, config_.zero_copy, needs, pool);
+  // What is registered can't be taken from the storage, and so not be failed in time.
+  const bool avoids_zero_copy = fails_late_requests_ && config_.zero_copy == ZeroCopyOption::kAuto;
+  buffers_ = choose_buffer_mode(
+      config_.buffer, avoids_zero_copy ? ZeroCopyOption::kOff : config_.zero_copy, needs, pool);
   pool_share_ = pool_share(buffers_.mode, handler, pool, max_io_size);
   wanted.flags |= buffer_flags(buffers_) |
-                  choose_batch_flag(config_.batch_io, buffers_.mode, wanted.queue_depth, features);
+                  choose_batch_flag(config_.batch_io, buffers_, wanted.queue_depth, features);
 }
 
-void ManagedDevice::open_queue(uint16_t index) {
-  QueueThread& thread = services_.threads.next();
+// What the kernel is to do when this process dies.
+uint64_t ManagedDevice::recovery_flags() const {
+  if (services_.state == nullptr || config_.recovery == RecoveryOption::kNone) return 0;
+  if (is_volatile_) {
+    log(LogLevel::kDebug, name(), "is not recovered: its data does not outlive this process");
+    return 0;
+  }
+  if (config_.recovery == RecoveryOption::kReissue)
+    return abi::kFlagUserRecovery | abi::kFlagUserRecoveryReissue;
+  if ((services_.commands.features() & abi::kFlagUserRecoveryFailIo) == 0)
+    throw std::runtime_error(
+        "recovery = fail-io: this kernel can't (UBLK_F_USER_RECOVERY_FAIL_IO, Linux 6.13)");
+  return abi::kFlagUserRecovery | abi::kFlagUserRecoveryFailIo;
+}
+
+void ManagedDevice::save_state(std::chrono::nanoseconds held_since) {
+  if (cookie_ == 0) return;
+  SavedDevice saved;
+  saved.name = name();
+  saved.id = info_.dev_id;
+  saved.cookie = cookie_;
+  for (const auto& [key, setting] : config_.settings) saved.settings[key] = setting.value;
+  saved.configured = configured_;
+  saved.held_since = held_since;
+  services_.state->save(saved);
+}
+
+// With the handler that is open, or with none.
+std::shared_ptr<DeviceQueue> ManagedDevice::make_queue(uint16_t index, Served& served) {
   const MainContext context = services_.context;
-  Served served;
   DeviceQueueEvents events;
   events.failed = [context, device = weak_from_this(), index](uint16_t tag, int error) {
     context.post([device, index, tag, error] {
@@ -195,23 +204,45 @@ void ManagedDevice::open_queue(uint16_t index) {
       if (const auto alive = device.lock()) alive->lose();
     });
   };
+  served.closed = {};
   events.closed = [context, closed = served.closed] { context.post([closed] { closed.set(); }); };
-  served.queue = std::make_shared<DeviceQueue>(
-      DeviceQueue::Handler{instance_->table(), instance_->get(), name(), instance_->workers(),
-                           pool_share_},
-      thread, index, info_.queue_depth, rules_from_params(params_), std::move(events));
-  instance_->keep(served.queue);
+  const bool absent = instance_ == nullptr;
+  const DeviceQueue::Handler handler = {absent ? absent_handler() : instance_->table(),
+                                        absent ? nullptr : instance_->get(),
+                                        name(),
+                                        absent ? nullptr : instance_->workers(),
+                                        pool_share_,
+                                        can_zero_copy_,
+                                        served.statistics,
+                                        absent ? Milliseconds(0) : io_timeout_,
+                                        fails_late_requests_};
+  auto queue = std::make_shared<DeviceQueue>(handler, *served.thread, index, info_.queue_depth,
+                                             rules_from_params(params_), std::move(events));
+  if (!absent) instance_->keep(queue);
+  return queue;
+}
+
+void ManagedDevice::open_queue(uint16_t index) {
+  Served served;
+  served.thread = &services_.threads.thread_for(index, info_.nr_hw_queues);
+  served.statistics = std::make_shared<QueueStatistics>(index, info_.queue_depth);
+  served.queue = make_queue(index, served);
   // If the thread comes to it only after this device has given up, the node is gone by then.
-  served.opened = thread.run(
-      [queue = served.queue.get(), instance = instance_, weak_node = std::weak_ptr(node_)] {
+  std::shared_ptr<void> alive = instance_;
+  if (alive == nullptr) alive = served.queue;
+  served.opened =
+      served.thread->run([queue = served.queue, alive, weak_node = std::weak_ptr(node_),
+                          held = instance_ == nullptr, statistics = services_.statistics] {
         std::shared_ptr<ublk::DeviceNode> node = weak_node.lock();
-        if (node != nullptr) queue->open(std::move(node), instance);
+        if (node == nullptr) return;
+        if (held) queue->hold();
+        queue->open(std::move(node), alive);
+        queue->use_statistics(statistics);
       });
   queues_.push_back(std::move(served));
 }
 
 Task<> ManagedDevice::open_queues() {
-  enter(State::kStarting);
   for (uint16_t index = 0; index < info_.nr_hw_queues; ++index) open_queue(index);
   for (Served& served : queues_) {
     const bool opened = co_await served.opened.within(services_.context, kQueueOpenLimit);
@@ -226,15 +257,18 @@ Task<> ManagedDevice::open_queues() {
 Task<> ManagedDevice::start_disk() {
   if (interrupted_) throw std::runtime_error("interrupted, the runner stops");
   co_await services_.commands.run(ublk::Command::start(info_.dev_id, getpid()), kStartLimit);
-  const std::string node = abi::kBlockDevicePrefix + std::to_string(info_.dev_id);
-  services_.links.add(name(), node);
-  linked_ = true;
+  link();
   enter(State::kLive);
   log(LogLevel::kInfo, name(), "%s: %s, %llu bytes, %u queues of %u, buffers: %s (%s)%s",
-      node.c_str(), config_.handler.c_str(),
-      static_cast<unsigned long long>(params_.basic.dev_sectors) * abi::kSectorSize,
+      node().c_str(), config_.handler.c_str(), static_cast<unsigned long long>(size()),
       info_.nr_hw_queues, info_.queue_depth, buffer_name(buffers_), buffers_.reason.c_str(),
       (info_.flags & abi::kFlagBatchIo) != 0 ? ", batch I/O" : "");
+  announce_to_udev(node());
+}
+
+void ManagedDevice::link() {
+  services_.links.add(name(), node());
+  linked_ = true;
 }
 
 // ------------------------------------------------------------ while it lives --
@@ -246,9 +280,42 @@ void ManagedDevice::queue_failed(uint16_t index, uint16_t tag, int error) {
 }
 
 void ManagedDevice::lose() {
-  if (state_ != State::kLive || lost_ == nullptr) return;
+  if (!is_up() || lost_ == nullptr) return;
   log(LogLevel::kError, name(), "the kernel has ended the device");
   services_.context.post(std::exchange(lost_, nullptr));
+}
+
+void ManagedDevice::use_statistics() const {
+  for (const Served& served : queues_)
+    served.thread->post(
+        [queue = served.queue, on = services_.statistics] { queue->use_statistics(on); });
+}
+
+// A thread that a handler blocks does not answer: then at least its counters are read.
+Task<DeviceStatistics> ManagedDevice::statistics() const {
+  struct Asked {
+    std::shared_ptr<QueueStatistics> statistics;
+    Completion<DeviceStatistics> answer;
+  };
+  std::vector<Asked> asked;  // queues_ may be others by the time of the answer
+  for (const Served& served : queues_)
+    asked.push_back({served.statistics, served.thread->run([statistics = served.statistics] {
+                       return statistics->collect();
+                     })});
+  DeviceStatistics all;
+  all.enabled = services_.statistics;
+  const Deadline deadline(kStatisticsLimit);
+  for (const Asked& queue : asked) {
+    const bool in_time = co_await queue.answer.within(services_.context, deadline.left());
+    if (in_time) {
+      const DeviceStatistics answer = co_await queue.answer;
+      all.add(answer);
+    } else {
+      all.add(queue.statistics->counters());
+      ++all.silent_queues;
+    }
+  }
+  co_return all;
 }
 
 void ManagedDevice::size_changed() {
@@ -260,8 +327,13 @@ Task<> ManagedDevice::resize() {
   resizing_ = true;
   while (resize_wanted_ && state_ == State::kLive) {
     resize_wanted_ = false;
+    const auto permit = co_await operations_.acquire();
+    if (state_ != State::kLive) break;
     try {
-      co_await update_size();
+      const auto describing = services_.jobs->run([i = instance_] { return i->geometry(); });
+      const ublk_geometry geometry =
+          co_await wait_for_handler(describing, kGeometryLimit, "geometry");
+      co_await update_size(checked_params(geometry, config_).basic.dev_sectors);
     } catch (const std::exception& e) {
       if (!interrupted_) log(LogLevel::kError, name(), "the size is not changed: %s", e.what());
     }
@@ -269,21 +341,24 @@ Task<> ManagedDevice::resize() {
   resizing_ = false;
 }
 
-Task<> ManagedDevice::update_size() {
-  const auto describing = services_.jobs->run([i = instance_] { return i->geometry(); });
-  const ublk_geometry geometry = co_await wait_for_handler(describing, kGeometryLimit, "geometry");
-  const abi::Params wanted = checked_params(geometry);
-  const uint64_t sectors = wanted.basic.dev_sectors;
+Task<> ManagedDevice::update_size(uint64_t sectors) {
   if (sectors == params_.basic.dev_sectors) co_return;
   if ((services_.commands.features() & abi::kFlagUpdateSize) == 0)
     throw std::runtime_error("this kernel can't change it (UBLK_F_UPDATE_SIZE, Linux 6.16)");
 
   // Requests beyond the old end come as soon as the kernel knows the new one.
-  if (sectors > params_.basic.dev_sectors) set_sectors(sectors);
-  co_await services_.commands.run(ublk::Command::update_size(info_.dev_id, sectors));
-  set_sectors(sectors);
+  const uint64_t before = params_.basic.dev_sectors;
+  if (sectors > before) set_sectors(sectors);
+  std::exception_ptr failure;
+  try {
+    co_await services_.commands.run(ublk::Command::update_size(info_.dev_id, sectors));
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  set_sectors(failure ? before : sectors);
+  if (failure) std::rethrow_exception(failure);
   log(LogLevel::kInfo, name(), "the size is now %llu bytes",
-      static_cast<unsigned long long>(sectors) * abi::kSectorSize);
+      static_cast<unsigned long long>(size()));
 }
 
 void ManagedDevice::set_sectors(uint64_t sectors) {
@@ -291,6 +366,7 @@ void ManagedDevice::set_sectors(uint64_t sectors) {
   const RequestRules rules = rules_from_params(params_);
   for (const Served& served : queues_)
     served.queue->thread().post([queue = served.queue, rules] { queue->set_rules(rules); });
+  services_.changed();
 }
 
 }  // namespace ublk_runner

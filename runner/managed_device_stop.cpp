@@ -8,6 +8,7 @@
 #include <system_error>
 #include <utility>
 
+#include "deadline.h"
 #include "log.h"
 #include "managed_device.h"
 
@@ -20,36 +21,35 @@ using std::chrono::seconds;
 constexpr seconds kThreadLimit{5};  // a handler may not block a queue's thread at all
 constexpr seconds kWriteBackLimit{20};
 constexpr seconds kDrainLimit{5};
+constexpr seconds kCancelLimit{5};
 constexpr seconds kReleaseLimit{5};  // for the kernel, once nothing is left to wait for
-constexpr seconds kStopLimit = kWriteBackLimit + kDrainLimit + kThreadLimit + 2 * kReleaseLimit;
+constexpr seconds kStopLimit =
+    kWriteBackLimit + kDrainLimit + kCancelLimit + kThreadLimit + 2 * kReleaseLimit;
 constexpr seconds kQueueCloseLimit{10};
 constexpr seconds kDeleteLimit{5};
-constexpr seconds kCloseLimit{30};
 
-// Instances that can't be closed, because their handler has something left to do for them.
-void leave_open(std::shared_ptr<HandlerInstance> instance) {
-  static auto& left = *new std::vector<std::shared_ptr<HandlerInstance>>;
-  left.push_back(std::move(instance));
-}
-
-// Several waits within one bound.
-class Deadline {
- public:
-  explicit Deadline(Milliseconds limit) : end_(Clock::now() + limit) {}
-  Milliseconds left() const {
-    return std::max(Milliseconds{0}, std::chrono::ceil<Milliseconds>(end_ - Clock::now()));
+Task<bool> all_within(const MainContext& context, const std::vector<Completion<>>& completions,
+                      Milliseconds limit) {
+  const Deadline deadline(limit);
+  bool all = true;
+  for (const Completion<>& completion : completions) {
+    const bool in_time = co_await completion.within(context, deadline.left());
+    all = all && in_time;
   }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  const Clock::time_point end_;
-};
+  co_return all;
+}
 
 }  // namespace
 
+void leave_open(std::shared_ptr<void> object) {
+  static auto& left = *new std::vector<std::shared_ptr<void>>;
+  left.push_back(std::move(object));
+}
+
 Task<> ManagedDevice::stop() {
   interrupt();
-  if (state_ == State::kLive)
+  const auto permit = co_await operations_.acquire();
+  if (is_up())
     co_await tear_down();
   else if (state_ == State::kStopping)
     co_await ended_;
@@ -62,6 +62,7 @@ Task<> ManagedDevice::tear_down() {
   if (stopped) {
     node_.reset();
     co_await delete_device();
+    forget_state();
     buffers_ = {};
     pool_share_.reset();
     co_await close_handler();
@@ -80,7 +81,8 @@ Task<> ManagedDevice::tear_down() {
 // In STOP_DEV the kernel first writes back what is dirty, of a mounted file system too, then fails
 // what is new, then waits for what it has handed out. So requests are served as ever meanwhile; if
 // they were not, a stop would lose data. Only when that takes too long are they held: then nothing
-// more is dispatched, what is dispatched gets its time, and the rest is failed.
+// more is dispatched, what is dispatched gets its time, then the handler is asked to cancel it, and
+// the rest is failed.
 //
 // A STOP_DEV that waits for a request can't be cancelled, and neither can a process end that has
 // one under way: so it is not begun if its requests can't be completed. With zero copy those that
@@ -96,7 +98,7 @@ Task<bool> ManagedDevice::stop_disk() {
   if (!in_time) {
     log(LogLevel::kWarning, name(), "its disk does not stop within %s: nothing more is served",
         seconds_text(kWriteBackLimit).c_str());
-    co_await drain();
+    co_await drain_or_cancel();
     co_await fail_rest();
     co_await stopped.within(services_.context, kReleaseLimit);
   }
@@ -114,7 +116,7 @@ Task<bool> ManagedDevice::stop_disk() {
 // It also makes sure that a queue that is still being opened is open by now, or never will be.
 Task<bool> ManagedDevice::threads_answer() {
   std::vector<Completion<>> answers;
-  for (const Served& served : queues_) answers.push_back(served.queue->thread().run([] {}));
+  for (const Served& served : queues_) answers.push_back(served.thread->run([] {}));
   const Deadline deadline(kThreadLimit);
   bool all = true;
   for (size_t i = 0; i < answers.size(); ++i) {
@@ -138,20 +140,39 @@ Task<> ManagedDevice::run_stop(Completion<> stopped) {
   stopped.set();
 }
 
-// Nothing more is dispatched; waits for what is dispatched, within a bound.
-Task<> ManagedDevice::drain() {
+// Nothing more is dispatched; waits for what is dispatched, within a bound. True: all is answered.
+Task<bool> ManagedDevice::drain() {
+  const std::vector<Completion<>> drained = hold_queues();
+  co_return co_await all_within(services_.context, drained, kDrainLimit);
+}
+
+std::vector<Completion<>> ManagedDevice::hold_queues() {
   std::vector<Completion<>> drained;
   const MainContext context = services_.context;
   for (const Served& served : queues_) {
     const Completion<> done;
-    served.queue->thread().post([queue = served.queue, context, done] {
+    served.thread->post([queue = served.queue, context, done] {
       queue->hold();
       queue->when_drained([context, done] { context.post([done] { done.set(); }); });
     });
     drained.push_back(done);
   }
-  const Deadline deadline(kDrainLimit);
-  for (const Completion<>& done : drained) co_await done.within(context, deadline.left());
+  return drained;
+}
+
+// The same for a device that is to go: what is not answered in time is cancelled, and gets a while.
+Task<> ManagedDevice::drain_or_cancel() {
+  const std::vector<Completion<>> drained = hold_queues();
+  const bool in_time = co_await all_within(services_.context, drained, kDrainLimit);
+  if (in_time || instance_ == nullptr || instance_->table().cancel == nullptr) co_return;
+  log(LogLevel::kWarning, name(), "handler %s is asked to cancel what it has not answered",
+      config_.handler.c_str());
+  for (const Served& served : queues_)
+    served.thread->post([queue = served.queue] {
+      queue->refuse();
+      queue->cancel();
+    });
+  co_await all_within(services_.context, drained, kCancelLimit);
 }
 
 // The one place that decides what becomes of requests that are held, and of those that a handler
@@ -159,7 +180,7 @@ Task<> ManagedDevice::drain() {
 Task<> ManagedDevice::fail_rest() {
   const Deadline deadline(kThreadLimit);
   for (const Served& served : queues_) {
-    const auto failing = served.queue->thread().run([queue = served.queue] {
+    const auto failing = served.thread->run([queue = served.queue] {
       queue->refuse();
       queue->thread().feeder().flush();  // what is not on its way to the workers can't be dropped
       return queue->abandon();
@@ -172,7 +193,7 @@ Task<> ManagedDevice::fail_rest() {
         config_.handler.c_str(), unanswered, served.queue->index());
     unanswered_ = true;
   }
-  if (instance_->workers() == nullptr) co_return;
+  if (instance_ == nullptr || instance_->workers() == nullptr) co_return;
   WorkerPool::ItemList queued = instance_->workers()->drop_queued();
   while (WorkerPool::Item* item = queued.pop()) DeviceQueue::drop(*item);
 }
@@ -181,6 +202,15 @@ void ManagedDevice::remove_link() {
   if (!std::exchange(linked_, false)) return;
   try {
     services_.links.remove(name());
+  } catch (const std::system_error& e) {
+    log(LogLevel::kWarning, name(), "%s", e.what());
+  }
+}
+
+void ManagedDevice::forget_state() {
+  if (std::exchange(cookie_, 0) == 0) return;
+  try {
+    services_.state->remove(name());
   } catch (const std::system_error& e) {
     log(LogLevel::kWarning, name(), "%s", e.what());
   }
@@ -206,11 +236,7 @@ Task<> ManagedDevice::close_handler() {
     leave_open(std::move(instance_));
     co_return;
   }
-  instance_.reset();
-  const bool closed = co_await instance_closed_.within(services_.context, kCloseLimit);
-  if (!closed)
-    log(LogLevel::kError, name(), "handler %s does not close within %s", config_.handler.c_str(),
-        seconds_text(kCloseLimit).c_str());
+  co_await close_instance();
 }
 
 Task<bool> ManagedDevice::queues_closed() {

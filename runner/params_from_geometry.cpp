@@ -5,6 +5,7 @@
 #include <bit>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace ublk_runner {
 
@@ -13,8 +14,9 @@ namespace {
 namespace abi = ublk::abi;
 
 constexpr uint32_t kPageSize = 4096;
-constexpr uint32_t kMaxBlock = 1u << 30;      // of block sizes that the kernel takes as shifts
-constexpr uint32_t kDefaultDmaAlignment = 4;  // the kernel's own
+constexpr uint32_t kMaxBlock = 1u << 30;       // of block sizes that the kernel takes as shifts
+constexpr uint32_t kDefaultDmaAlignment = 4;   // the kernel's own
+constexpr uint32_t kDefaultMaxSegments = 128;  // likewise
 constexpr uint32_t kDefaultMaxSegmentSize = 65536;     // likewise
 constexpr uint64_t kSegmentBoundaryMask = 0xffffffff;  // likewise; all 64 bits set are refused
 
@@ -112,7 +114,13 @@ abi::ParamDiscard discard(const ublk_geometry& geometry) {
   return discard;
 }
 
-abi::ParamSegment segment(const ublk_geometry& geometry) {
+// Of the largest request, whose memory may be scattered page by page and begin inside of one: fewer
+// would split it.
+uint32_t most_segments(const abi::ParamBasic& basic) {
+  return basic.max_sectors / sectors(kPageSize) + 1;
+}
+
+abi::ParamSegment segment(const ublk_geometry& geometry, const abi::ParamBasic& basic) {
   if (geometry.max_segments > UINT16_MAX)
     refuse("max_segments", geometry.max_segments, "at most " + std::to_string(UINT16_MAX));
   if (geometry.max_segment_size != 0 && geometry.max_segment_size < kPageSize)
@@ -121,7 +129,9 @@ abi::ParamSegment segment(const ublk_geometry& geometry) {
   segment.seg_boundary_mask = kSegmentBoundaryMask;
   segment.max_segment_size =
       geometry.max_segment_size != 0 ? geometry.max_segment_size : kDefaultMaxSegmentSize;
-  segment.max_segments = static_cast<uint16_t>(geometry.max_segments);
+  segment.max_segments = static_cast<uint16_t>(
+      geometry.max_segments != 0 ? geometry.max_segments
+                                 : std::max(most_segments(basic), kDefaultMaxSegments));
   return segment;
 }
 
@@ -143,11 +153,43 @@ abi::Params params_from_geometry(const ublk_geometry& geometry, const ParamLimit
     params.types |= abi::kParamDmaAlign;
     params.dma.alignment = geometry.dma_alignment - 1;
   }
-  if (geometry.max_segments != 0 || geometry.max_segment_size != 0) {
+  // Kernels before 6.15 drop it.
+  if (geometry.max_segments != 0 || geometry.max_segment_size != 0 ||
+      most_segments(params.basic) > kDefaultMaxSegments) {
     params.types |= abi::kParamSegment;
-    params.seg = segment(geometry);
+    params.seg = segment(geometry, params.basic);
   }
   return params;
+}
+
+std::string params_difference(const abi::Params& device, const abi::Params& wanted) {
+  std::string difference;
+  const auto compare = [&difference](const char* what, auto... pairs) {
+    if ((... && (pairs.first == pairs.second))) return;
+    difference += (difference.empty() ? "" : ", ") + std::string(what);
+  };
+  const auto pair = [](auto x, auto y) { return std::pair(x, y); };
+  const uint32_t attrs = device.basic.attrs ^ wanted.basic.attrs;
+  compare("read-only", pair(attrs & abi::kAttrReadOnly, 0u));
+  compare("flush and FUA", pair(attrs & (abi::kAttrVolatileCache | abi::kAttrFua), 0u));
+  compare("rotational", pair(attrs & abi::kAttrRotational, 0u));
+  compare("block sizes", pair(device.basic.logical_bs_shift, wanted.basic.logical_bs_shift),
+          pair(device.basic.physical_bs_shift, wanted.basic.physical_bs_shift));
+  compare("preferred I/O sizes", pair(device.basic.io_min_shift, wanted.basic.io_min_shift),
+          pair(device.basic.io_opt_shift, wanted.basic.io_opt_shift));
+  compare("the largest I/O", pair(device.basic.max_sectors, wanted.basic.max_sectors));
+  compare("the chunk size", pair(device.basic.chunk_sectors, wanted.basic.chunk_sectors));
+  compare("discard and write-zeroes",
+          pair(device.discard.max_discard_sectors, wanted.discard.max_discard_sectors),
+          pair(device.discard.max_write_zeroes_sectors, wanted.discard.max_write_zeroes_sectors),
+          pair(device.discard.discard_granularity, wanted.discard.discard_granularity),
+          pair(device.discard.discard_alignment, wanted.discard.discard_alignment));
+  compare("the DMA alignment", pair(device.dma.alignment, wanted.dma.alignment));
+  // A kernel that does not know them has dropped them.
+  if ((device.types & abi::kParamSegment) == 0) return difference;
+  compare("segment limits", pair(device.seg.max_segments, wanted.seg.max_segments),
+          pair(device.seg.max_segment_size, wanted.seg.max_segment_size));
+  return difference;
 }
 
 RequestRules rules_from_params(const abi::Params& params) {
@@ -155,6 +197,7 @@ RequestRules rules_from_params(const abi::Params& params) {
   RequestRules rules;
   rules.sectors = params.basic.dev_sectors;
   rules.block_sectors = (1u << params.basic.logical_bs_shift) / abi::kSectorSize;
+  rules.max_sectors = params.basic.max_sectors;
   rules.read_only = read_only;
   rules.operations = 1u << UBLK_OP_READ;
   if (!read_only) rules.operations |= 1u << UBLK_OP_WRITE;

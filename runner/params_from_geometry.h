@@ -8,6 +8,7 @@
 #include <ublk/handler.h>
 
 #include <cstdint>
+#include <string>
 
 namespace ublk_runner {
 
@@ -21,11 +22,16 @@ struct ParamLimits {
 // std::invalid_argument that names the geometry's field, its value and what was expected.
 ublk::abi::Params params_from_geometry(const ublk_geometry& geometry, const ParamLimits& limits);
 
+// What differs besides the size, which alone can change while a device lives: "read-only, block
+// sizes"; empty: nothing. `device`: as the kernel has them.
+std::string params_difference(const ublk::abi::Params& device, const ublk::abi::Params& wanted);
+
 // Which of the kernel's requests may reach the handler.
 struct RequestRules {
-  uint64_t sectors = 0;        // of the device
-  uint32_t block_sectors = 1;  // of a logical block, a power of two
-  uint32_t operations = 0;     // 1 << ublk_op, for each that is advertised
+  uint64_t sectors = 0;               // of the device
+  uint32_t block_sectors = 1;         // of a logical block, a power of two
+  uint32_t max_sectors = UINT32_MAX;  // of a READ or WRITE: what the tags' buffers hold
+  uint32_t operations = 0;            // 1 << ublk_op, for each that is advertised
   bool read_only = false;
 };
 

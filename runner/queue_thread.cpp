@@ -30,8 +30,12 @@ constexpr uint64_t kMarkMask = uint64_t{0xffff} << 48;
 // --------------------------------------------------------------- one thread --
 
 QueueThread::QueueThread(const MainContext& context, std::shared_ptr<SharedPools> pools,
-                         unsigned index)
-    : context_(context), pools_(std::move(pools)), index_(index), feeder_(pools_->workers()) {
+                         unsigned index, std::chrono::microseconds spin)
+    : context_(context),
+      pools_(std::move(pools)),
+      index_(index),
+      feeder_(pools_->workers()),
+      spin_(spin) {
   std::promise<void> started;
   const BlockSignals block;
   thread_ = std::thread([this, &started] { main(started); });
@@ -50,6 +54,10 @@ QueueThread::~QueueThread() {
       "I/O thread %u: %" PRIu64 " turns, %" PRIu64 " requests completed by other threads, %" PRIu64
       " eventfd writes",
       index_, turns_, ring_->remote_completions(), ring_->wakeups());
+  if (spin_.enabled())
+    log(LogLevel::kDebug, {},
+        "I/O thread %u: looked for work %" PRIu64 " times before a sleep, %" PRIu64 " in vain",
+        index_, spin_.tried(), spin_.failed());
   buffers_.reset();
   ring_.reset();
   io_uring_queue_exit(&uring_);
@@ -84,12 +92,14 @@ void QueueThread::set_up() {
 // Ring::run_once() with more between taking in completions and the sleep.
 void QueueThread::serve() {
   RateLimit errors;
+  bool worked = false;  // in the last turn
   while (!ending_) {
-    if (expects_answer_ && ring_->in_flight() == 1) poll_for_answer();
+    if (spin_.enabled() && worked) look_out();
     ring_->prepare_wait();
     if (!visits_.empty()) visit_all();
     const int rc = enter();
     ++turns_;
+    clock_.begin_turn();
     ring_->wait_over();
     unsigned head;
     unsigned count = 0;
@@ -99,6 +109,7 @@ void QueueThread::serve() {
       ++count;
     }
     io_uring_cq_advance(&uring_, count);
+    worked = count != 0;
 
     uint64_t skipped = 0;
     if (rc < 0 && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY && errors.allow(skipped))
@@ -106,11 +117,20 @@ void QueueThread::serve() {
   }
 }
 
-void QueueThread::poll_for_answer() {
-  if (io_uring_sq_ready(&uring_) != 0 || feeder_.empty()) return;
-  expects_answer_ = false;
-  feeder_.flush();
-  lone_request_poll_.wait([this] { return ring_->has_news(); });
+// What there is to do is under way before. What other threads have completed is taken in here, for
+// nothing might come after it; the kernel's is left to enter(). An error of io_uring_enter comes
+// there again.
+void QueueThread::look_out() {
+  do {
+    ring_->wait_over();
+    if (io_uring_sq_ready(&uring_) != 0) io_uring_submit_and_get_events(&uring_);
+    feeder_.flush();
+  } while (spin_.wait([this] { return ring_->has_news(); }) && !kernel_has_news() && !ending_);
+}
+
+bool QueueThread::kernel_has_news() const {
+  return io_uring_cq_ready(&uring_) != 0 ||
+         (IO_URING_READ_ONCE(*uring_.sq.kflags) & IORING_SQ_TASKRUN) != 0;
 }
 
 // Submits, and waits for completions. Workers are woken after everything else: one may take this
@@ -119,8 +139,9 @@ void QueueThread::poll_for_answer() {
 int QueueThread::enter() {
   workers_put_off_ = !workers_put_off_ && !feeder_.empty() && io_uring_sq_ready(&uring_) != 0;
   if (workers_put_off_) return io_uring_submit_and_get_events(&uring_);
-  expects_answer_ = false;
-  feeder_.flush();
+  feeder_.flush(!kernel_has_news());
+  // look_out() may have found them.
+  if (io_uring_cq_ready(&uring_) != 0 && io_uring_sq_ready(&uring_) == 0) return 0;
   return io_uring_submit_and_wait(&uring_, 1);
 }
 
@@ -145,22 +166,24 @@ void QueueThread::dispatch(const io_uring_cqe& cqe) {
 // -------------------------------------------------------------- all threads --
 
 QueueThreads::QueueThreads(const MainContext& context, std::shared_ptr<SharedPools> pools,
-                           unsigned count)
+                           unsigned count, std::chrono::microseconds spin)
     : context_(context),
       pools_(std::move(pools)),
-      count_(count != 0 ? count : std::min(allowed_cpus(), kMaxAutomatic)) {}
+      spin_(spin),
+      placement_(count != 0 ? count : std::min(allowed_cpus(), kMaxAutomatic)),
+      threads_(placement_.threads()) {}
 
-QueueThread& QueueThreads::next() {
-  const unsigned index = next_;
-  if (index == threads_.size())
-    threads_.push_back(std::make_unique<QueueThread>(context_, pools_, index));
-  next_ = (index + 1) % count_;
-  return *threads_[index];
+QueueThread& QueueThreads::thread_for(unsigned index, unsigned queues) {
+  const unsigned number = placement_.place(index, queues);
+  std::unique_ptr<QueueThread>& thread = threads_[number];
+  if (thread == nullptr) thread = std::make_unique<QueueThread>(context_, pools_, number, spin_);
+  return *thread;
 }
 
-Task<> QueueThreads::end(Milliseconds limit) {
+Task<> QueueThreads::end(Milliseconds limit, bool some_stay) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point deadline = Clock::now() + limit;
+  std::erase(threads_, nullptr);
   std::vector<Completion<bool>> idle;
   idle.reserve(threads_.size());
   for (const auto& thread : threads_)
@@ -170,7 +193,8 @@ Task<> QueueThreads::end(Milliseconds limit) {
     bool ends = co_await idle[i].within(context_, left);
     if (ends) ends = co_await idle[i];
     if (ends) continue;
-    log(LogLevel::kWarning, {}, "I/O thread %zu is left behind: its queues have not stopped", i);
+    if (!some_stay)
+      log(LogLevel::kWarning, {}, "I/O thread %zu is left behind: its queues have not stopped", i);
     static_cast<void>(threads_[i].release());
   }
   threads_.clear();

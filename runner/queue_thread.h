@@ -7,6 +7,7 @@
 #include <ublk/handler.h>
 #include <ublk/ring.h>
 
+#include <chrono>
 #include <functional>
 #include <future>
 #include <memory>
@@ -15,11 +16,13 @@
 #include <utility>
 #include <vector>
 
+#include "adaptive_spin.h"
 #include "async.h"
-#include "lone_request_poll.h"
 #include "main_context.h"
+#include "queue_placement.h"
 #include "ring_timers.h"
 #include "shared_pools.h"
+#include "turn_clock.h"
 
 namespace ublk_runner {
 
@@ -28,8 +31,10 @@ namespace ublk_runner {
 // of the I/O path (PR_SET_IO_FLUSHER), so that its own allocations don't wait for its own disks.
 class QueueThread final : private ublk::BufferPool::Waker {
  public:
-  // Starts the thread and returns when its ring is there. Throws ublk::Error.
-  QueueThread(const MainContext& context, std::shared_ptr<SharedPools> pools, unsigned index);
+  // Starts the thread and returns when its ring is there. After work it looks for more for up to
+  // `spin` before it sleeps; 0: never. Throws ublk::Error.
+  QueueThread(const MainContext& context, std::shared_ptr<SharedPools> pools, unsigned index,
+              std::chrono::microseconds spin);
   // Ends the thread. No queue may be left on it.
   ~QueueThread();
   QueueThread(const QueueThread&) = delete;
@@ -49,10 +54,9 @@ class QueueThread final : private ublk::BufferPool::Waker {
   ublk::Ring& ring() { return *ring_; }
   RingTimers& timers() { return *timers_; }
   ublk::BufferPool::Cache& buffers() { return *buffers_; }
+  TurnClock& clock() { return clock_; }
   // What is added goes to the workers before the thread sleeps.
   WorkerPool::Feeder& feeder() { return feeder_; }
-  // A worker's answer to one of them will come back to this thread, before long perhaps.
-  void expect_answer() { expects_answer_ = true; }
   // Calls `visit` before each sleep of the thread, when it has taken in all that other threads have
   // completed, until it returns true.
   void before_sleep(std::function<bool()> visit) { visits_.push_back(std::move(visit)); }
@@ -61,7 +65,8 @@ class QueueThread final : private ublk::BufferPool::Waker {
   void main(std::promise<void>& started);
   void set_up();
   void serve();
-  void poll_for_answer();
+  void look_out();
+  bool kernel_has_news() const;
   int enter();
   void visit_all();
   void call_soon() noexcept override;
@@ -79,9 +84,9 @@ class QueueThread final : private ublk::BufferPool::Waker {
   std::vector<std::function<bool()>> visits_;
   bool ending_ = false;
   bool workers_put_off_ = false;  // in the last turn
-  bool expects_answer_ = false;   // of what is in the feeder
-  LoneRequestPoll lone_request_poll_;
+  AdaptiveSpin spin_;
   uint64_t turns_ = 0;  // of the loop, ever
+  TurnClock clock_;
   std::thread thread_;
 };
 
@@ -90,14 +95,17 @@ class QueueThread final : private ublk::BufferPool::Waker {
 class QueueThreads {
  public:
   // `count` 0: as many as this process has CPUs, at most kMaxAutomatic.
-  QueueThreads(const MainContext& context, std::shared_ptr<SharedPools> pools, unsigned count);
+  QueueThreads(const MainContext& context, std::shared_ptr<SharedPools> pools, unsigned count,
+               std::chrono::microseconds spin);
 
-  // The thread for the next queue: each in turn, so the queues of one device are spread, and so
-  // are the devices. Starts it if it is the first to need it. Throws ublk::Error.
-  QueueThread& next();
+  unsigned count() const { return placement_.threads(); }  // at most
+  // The thread for queue `index` of a device that has `queues`. Starts it if it is the first to
+  // need it. Throws ublk::Error.
+  QueueThread& thread_for(unsigned index, unsigned queues);
 
-  // Ends all threads; one that can't end within `limit` is left behind, for the end of the process.
-  Task<> end(Milliseconds limit);
+  // Ends all threads; one that can't end within `limit` is left behind, for the end of the process,
+  // and so is, at once, one with queues if `some_stay`: those are left to another process.
+  Task<> end(Milliseconds limit, bool some_stay);
 
  private:
   // More rarely help: a thread serves some hundred thousand I/Os a second.
@@ -105,9 +113,9 @@ class QueueThreads {
 
   const MainContext context_;
   const std::shared_ptr<SharedPools> pools_;
-  const unsigned count_;
-  unsigned next_ = 0;
-  std::vector<std::unique_ptr<QueueThread>> threads_;  // started ones, by index
+  const std::chrono::microseconds spin_;
+  QueuePlacement placement_;
+  std::vector<std::unique_ptr<QueueThread>> threads_;  // by index; nullptr: not started
 };
 
 }  // namespace ublk_runner

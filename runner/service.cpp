@@ -7,14 +7,17 @@
 #include <utility>
 
 #include "log.h"
+#include "process_age.h"
 
 namespace ublk_runner {
 
 namespace {
 
-RunnerOptions runner_options(const Config& config) {
+RunnerOptions runner_options(const CheckedConfig& checked, const std::string& state_dir) {
   RunnerOptions options;
-  options.handler_dir = config.handler_dir;
+  options.state_dir = state_dir;
+  options.handler_dir = checked.config.handler_dir;
+  options.adopt_only = !checked.findings.empty();
   return options;
 }
 
@@ -39,18 +42,27 @@ class SignalSource {
 
 }  // namespace
 
-Service::Service(CheckedConfig checked)
-    : checked_(std::move(checked)),
-      runner_(runner_options(checked_.config)),
-      loop_(g_main_loop_new(nullptr, FALSE), g_main_loop_unref) {}
+Service::Service(CheckedConfig checked, const CommandLine& line)
+    : line_(line),
+      checked_(std::move(checked)),
+      runner_(runner_options(checked_, line_.state_dir)),
+      manager_(runner_.context()),
+      reloader_(runner_, line_.config_file, line_.handler_dir),
+      loop_(g_main_loop_new(nullptr, FALSE), g_main_loop_unref) {
+  reloader_.set_events({[this] { manager_.reloading(); },
+                        [this](const Config& config) { use(config); }, [this] { tell_ready(); }});
+}
 
 ExitStatus Service::run(std::function<void(ExitStatus)> ready) {
   ready_ = std::move(ready);
   const SignalSource on_term(SIGTERM, [this] { on_signal("SIGTERM"); });
   const SignalSource on_int(SIGINT, [this] { on_signal("SIGINT"); });
+  const SignalSource on_hup(SIGHUP, [this] { on_hangup(); });
   if (checked_.config.devices.empty())
     log(LogLevel::kWarning, {}, "the configuration has no device");
   runner_.start(checked_.config, [this](const StartSummary& summary) { on_started(summary); });
+  dbus_.emplace(runner_, reloader_, line_.config_file, line_.state_dir + '/' + kBusSocketName,
+                true);
   g_main_loop_run(loop_.get());
   return status_;
 }
@@ -60,11 +72,66 @@ void Service::on_started(const StartSummary& summary) {
   if (stopping_) return;  // those that have not come up were interrupted, they did not fail
   if (!summary.failed.empty()) status_ = summary.started == 0 ? kExitNoDevice : kExitSomeFailed;
   log(summary.failed.empty() ? LogLevel::kInfo : LogLevel::kError, {},
-      "devices served: %zu, failed: %zu", summary.started, summary.failed.size());
-  if (status_ == kExitNoDevice)
+      "devices served: %zu, failed: %zu, %lld ms after the start", summary.started,
+      summary.failed.size(), static_cast<long long>(process_age().count()));
+  if (status_ == kExitNoDevice) {
     stop();
+    return;
+  }
+  started_ = true;
+  ready_(status_);
+  tell_ready();
+  use(checked_.config);
+  if (reload_wanted_) reload();
+}
+
+void Service::tell_ready() const {
+  size_t live = 0;
+  for (const auto& device : runner_.devices())
+    if (device->state() == ManagedDevice::State::kLive) ++live;
+  const size_t others = runner_.devices().size() - live;
+  manager_.ready("devices served: " + std::to_string(live) +
+                 (others == 0 ? "" : ", not served: " + std::to_string(others)));
+}
+
+// What can change while devices are served.
+void Service::use(const Config& config) {
+  set_log_level(line_.log_level.value_or(config.log_level));
+  use_statistics(config);
+  if (!config.watch)
+    watch_.reset();
+  else if (!watch_)
+    watch_.emplace(runner_.context(), line_.config_file, [this] {
+      log(LogLevel::kInfo, {}, "the configuration has changed");
+      reload();
+    });
+}
+
+void Service::use_statistics(const Config& config) {
+  runner_.use_statistics(config.statistics);
+  const bool same = statistics_file_.has_value()
+                        ? statistics_file_->path() == config.statistics_file &&
+                              statistics_file_->interval() == config.statistics_interval
+                        : config.statistics_file.empty();
+  if (same) return;
+  statistics_file_.reset();
+  if (config.statistics_file.empty()) return;
+  statistics_file_.emplace(runner_, config.statistics_file, config.statistics_interval);
+  if (!config.statistics)
+    log(LogLevel::kWarning, {}, "statistics_file: nothing is counted without statistics = true");
+}
+
+void Service::on_hangup() {
+  log(LogLevel::kInfo, {}, "SIGHUP: reading the configuration");
+  reload();
+}
+
+void Service::reload() {
+  if (stopping_) return;
+  if (started_)
+    reloader_.trigger();
   else
-    ready_(status_);
+    reload_wanted_ = true;
 }
 
 void Service::on_signal(const char* name) {
@@ -78,6 +145,9 @@ void Service::on_signal(const char* name) {
 
 void Service::stop() {
   stopping_ = true;
+  watch_.reset();
+  statistics_file_.reset();
+  manager_.stopping();
   runner_.stop([this] { g_main_loop_quit(loop_.get()); });
 }
 

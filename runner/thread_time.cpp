@@ -5,30 +5,44 @@
 #include <unistd.h>
 
 #include <string_view>
+#include <utility>
 
 namespace ublk_runner {
 
-OccupiedTime::Usage OccupiedTime::usage() {
+namespace {
+
+// The kernel is not asked about so many pieces after one that did not wait: a system call is a good
+// part of such a piece. It is if one takes that many times what is significant.
+constexpr unsigned kUnasked = 7;
+constexpr int kSurelyAsked = 16;
+
+}  // namespace
+
+long WaitingTime::sleeps() {
   rusage usage{};
   getrusage(RUSAGE_THREAD, &usage);
-  const auto time = [](const timeval& t) {
-    return std::chrono::seconds(t.tv_sec) + std::chrono::microseconds(t.tv_usec);
-  };
-  return {time(usage.ru_utime) + time(usage.ru_stime), usage.ru_nvcsw};
+  return usage.ru_nvcsw;
 }
 
-std::optional<OccupiedTime::Nanoseconds> OccupiedTime::of(Nanoseconds duration) {
-  ++pieces_;
+void WaitingTime::begin() {
+  is_known_ = in_doubt_;
+  if (in_doubt_) sleeps_ = sleeps();
+}
+
+std::optional<WaitingTime::Nanoseconds> WaitingTime::of(Nanoseconds duration) {
   if (duration < significant_) return duration;
-  const Usage now = usage();
-  const bool slept = now.sleeps != last_.sleeps && !slept_elsewhere_;
-  const Nanoseconds cpu = (now.cpu - last_.cpu) / pieces_;
-  last_ = now;
-  pieces_ = 0;
-  slept_elsewhere_ = false;
-  if (slept) return duration;
-  if (cpu >= significant_) return cpu;
-  return std::nullopt;
+  if (unasked_ != 0 && duration < kSurelyAsked * significant_) {
+    --unasked_;
+    return significant_ / 2;
+  }
+  const long before = std::exchange(sleeps_, sleeps());
+  if (!std::exchange(is_known_, true)) {
+    in_doubt_ = true;
+    return std::nullopt;
+  }
+  in_doubt_ = before != sleeps_;
+  unasked_ = in_doubt_ ? 0 : kUnasked;
+  return in_doubt_ ? duration : significant_ / 2;
 }
 
 bool wants_cpu(int stat_fd) {

@@ -8,31 +8,31 @@
 
 namespace ublk_runner {
 
-// How long pieces of work have occupied their thread, the one that makes and uses this. Time in
-// which it wanted to run and had no CPU does not count.
-class OccupiedTime {
+// Whether pieces of work make their thread wait for something, or use the CPU. Belongs to the
+// thread that makes and uses it.
+class WaitingTime {
  public:
   using Nanoseconds = std::chrono::nanoseconds;
 
-  // Pieces shorter than `significant` are taken as they are; only for others is the kernel asked.
-  explicit OccupiedTime(Nanoseconds significant) : significant_(significant) {}
+  // Shorter pieces than `significant` are taken as they are: the kernel is asked only for others.
+  explicit WaitingTime(Nanoseconds significant) : significant_(significant) {}
 
-  // For a piece that took `duration` of wall time. nullopt: it would have been short.
+  // For a piece that took `duration` of wall time: how long it has kept its thread waiting, or some
+  // less than `significant` if it used the CPU, or wanted to and had none. nullopt: can't be told.
   std::optional<Nanoseconds> of(Nanoseconds duration);
-  // The thread may have slept since the last piece, in what was none.
-  void slept_elsewhere() { slept_elsewhere_ = true; }
+  // The thread has slept, and begins a new row of pieces.
+  void begin();
+  // The thread may have slept in what was no piece.
+  void slept_elsewhere() { is_known_ = false; }
 
  private:
-  struct Usage {
-    Nanoseconds cpu;
-    long sleeps;
-  };
-  static Usage usage();
+  static long sleeps();  // of this thread, ever
 
   const Nanoseconds significant_;
-  Usage last_ = usage();
-  int pieces_ = 0;  // since then
-  bool slept_elsewhere_ = false;
+  long sleeps_ = 0;        // of it before the next piece
+  bool is_known_ = false;  // sleeps_
+  bool in_doubt_ = false;  // it is worth a system call to know it after each sleep
+  unsigned unasked_ = 0;   // so many pieces are like the last one that the kernel was asked about
 };
 
 // Whether a thread runs, or would if it had a CPU. `stat_fd`: its /proc/PID/task/TID/stat. False if

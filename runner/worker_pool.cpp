@@ -2,6 +2,7 @@
 #include "worker_pool.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <ublk/unique_fd.h>
 #include <unistd.h>
@@ -39,6 +40,8 @@ constexpr WorkerPool::Nanoseconds kLongestWatchInterval = 8 * WorkerPool::kWatch
 
 constexpr std::chrono::milliseconds kRetryStart{100};
 
+constexpr int kLooksForBound = 8;
+
 thread_local ublk::CompletionBatch* own_completions = nullptr;
 
 }  // namespace
@@ -49,8 +52,20 @@ struct WorkerPool::Worker {
   void flush_completions() {
     if (completions != nullptr) completions->flush_if_left();
   }
+  // `to`: a CPU, or kAnyCpu for all that the calling thread may use.
+  void bind(int to) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    if (to != kAnyCpu)
+      CPU_SET(to, &cpus);
+    else
+      sched_getaffinity(0, sizeof(cpus), &cpus);
+    cpu = sched_setaffinity(tid, sizeof(cpus), &cpus) == 0 ? to : kAnyCpu;
+  }
   WorkerPool& pool;
   std::list<Worker>::iterator position;
+  pid_t tid = 0;
+  int cpu = kAnyCpu;                 // that it is bound to
   std::condition_variable ordered;   // `order` is set; or the pool ends
   Order order = Order::kNone;        // what to do next
   bool soon = false;                 // runs an item, or flushes, and counts in soon_
@@ -59,6 +74,7 @@ struct WorkerPool::Worker {
   std::atomic<bool> in_item{false};  // of run(); the only one that changes without the mutex
   ublk::UniqueFd stat;               // its /proc/self/task/ID/stat
   ublk::CompletionBatch* completions = nullptr;  // its thread's, with a lock of its own
+  WaitingTime waiting{kWorthWaking / 2};         // its thread's, which alone uses it
 };
 
 // ------------------------------------------------------------------- threads --
@@ -140,6 +156,8 @@ void WorkerPool::main(Worker& self) {
   self.stat.reset(open(stat.c_str(), O_RDONLY | O_CLOEXEC));
 
   std::unique_lock lock(mutex_);
+  self.tid = gettid();
+  self.cpu = kAnyCpu;
   ++threads_started_;
   --starting_;
   self.completions = &completions;
@@ -188,20 +206,36 @@ unsigned WorkerPool::coming() const {
   return idle_.empty() ? soon_ : soon_ - std::min(starting_, called_);
 }
 
+bool WorkerPool::has_little_to_do() const {
+  return running_ == 0 && backlog_ == Nanoseconds(0) && short_backlog_ < kWorthWaking;
+}
+
 // What must hold whenever the lock is released and an item could run: a thread is on its way, which
 // will look at all this again, or one is watching; or else there is none to be had.
-WorkerPool::Call WorkerPool::call_if_wanted() {
+WorkerPool::Call WorkerPool::call_if_wanted(int near) {
   if (ready_.empty() || ending_) return {};
-  if (wanted() > coming()) return call(Order::kWork);
+  if (wanted() > coming()) return call(Order::kWork, near);
   watch_wanted_ = true;
   return watcher_ == nullptr && called_ == 0 ? call(Order::kWatch) : Call{};
 }
 
-WorkerPool::Call WorkerPool::call(Order order) {
+// There is one. One that is bound to `near` already, if there is one among the first, else the
+// first of all: to bind it costs a system call.
+std::list<WorkerPool::Worker>::iterator WorkerPool::idle_worker(int near) {
+  int looks = 0;
+  for (auto worker = idle_.begin(); worker != idle_.end() && looks < kLooksForBound;
+       ++worker, ++looks)
+    if (worker->cpu == near) return worker;
+  idle_.front().bind(near);
+  return idle_.begin();
+}
+
+WorkerPool::Call WorkerPool::call(Order order, int near) {
   Call call;
   if (!idle_.empty()) {
-    call.worker = &idle_.front();
-    active_.splice(active_.begin(), idle_, idle_.begin());
+    const auto worker = idle_worker(near);
+    call.worker = &*worker;
+    active_.splice(active_.begin(), idle_, worker);
   } else if (order == Order::kWork && watcher_ != nullptr) {
     call.worker = watcher_;
   } else {
@@ -339,7 +373,7 @@ bool WorkerPool::find_long_items(Clock::time_point now) {
 void WorkerPool::work(std::unique_lock<std::mutex>& lock, Worker& self) {
   auto now = Clock::now();
   auto last_flush = now;
-  OccupiedTime occupied(kWorthWaking);
+  self.waiting.begin();
   while (!ready_.empty() && !ending_) {
     Item& item = take(self, now);
     const Call next = call_if_wanted();
@@ -348,12 +382,12 @@ void WorkerPool::work(std::unique_lock<std::mutex>& lock, Worker& self) {
     item.run(item);
     const auto end = Clock::now();
     self.in_item.store(false, std::memory_order_relaxed);
-    const std::optional<Nanoseconds> duration = occupied.of(end - now);
+    const std::optional<Nanoseconds> waited = self.waiting.of(end - now);
     if (!lock.try_lock()) {
-      occupied.slept_elsewhere();
+      self.waiting.slept_elsewhere();
       lock.lock();
     }
-    finish(self, duration);
+    finish(self, waited);
     now = end;
     if (!self.completions->pending()) {
       last_flush = now;
@@ -388,70 +422,14 @@ WorkerPool::Item& WorkerPool::take(Worker& worker, Clock::time_point now) {
   return item;
 }
 
-void WorkerPool::finish(Worker& worker, std::optional<Nanoseconds> duration) {
+void WorkerPool::finish(Worker& worker, std::optional<Nanoseconds> waited) {
   Client& client = *worker.client;
   if (std::exchange(worker.soon, false)) --soon_;
-  if (duration.has_value())
-    client.average_ += (std::min(*duration, kLongestCounted) - client.average_) / kAverageOver;
+  if (waited.has_value())
+    client.average_ += (std::min(*waited, kLongestCounted) - client.average_) / kAverageOver;
   --running_;
   if (--client.running_ == 0) client.returned_.notify_all();
   update(client);
-}
-
-void WorkerPool::Feeder::publish() {
-  Call call;
-  {
-    const std::lock_guard lock(pool_.mutex_);
-    while (Item* item = items_.pop()) {
-      Client& client = *item->client;
-      client.queue_.push(*item);
-      ++client.queued_;
-      ++pool_.queued_;
-      if (items_.empty() || items_.front()->client != &client) pool_.update(client);
-    }
-    call = pool_.call_if_wanted();
-  }
-  pool_.deliver(call);
-}
-
-// ------------------------------------------------------------------- clients --
-
-WorkerPool::Client::Client(WorkerPool& pool, unsigned workers)
-    : pool_(pool), limit_(std::max(workers, 1u)), average_(kWorthWaking) {
-  std::unique_lock lock(pool_.mutex_);
-  if (pool_.threads_ == 0) {
-    pool_.next_start_ = {};
-    Worker* worker = pool_.new_worker();
-    if (worker == nullptr) throw std::bad_alloc();
-    pool_.give(*worker, Order::kWork);
-    if (const int error = pool_.start(*worker); error != 0) {
-      pool_.cancel(*worker);
-      throw std::system_error(error, std::generic_category(), "can't start a worker thread");
-    }
-  }
-  position_ = pool_.unready_.insert(pool_.unready_.end(), this);
-  pool_.limits_ += limit_;
-}
-
-WorkerPool::Client::~Client() {
-  std::unique_lock lock(pool_.mutex_);
-  returned_.wait(lock, [this] { return running_ == 0; });
-  pool_.queued_ -= std::exchange(queued_, 0);
-  pool_.update(*this);
-  pool_.unready_.erase(position_);
-  pool_.limits_ -= limit_;
-}
-
-bool WorkerPool::Client::idle() const {
-  const std::lock_guard lock(pool_.mutex_);
-  return queued_ == 0 && running_ == 0;
-}
-
-WorkerPool::ItemList WorkerPool::Client::drop_queued() {
-  const std::lock_guard lock(pool_.mutex_);
-  pool_.queued_ -= std::exchange(queued_, 0);
-  pool_.update(*this);
-  return std::exchange(queue_, {});
 }
 
 }  // namespace ublk_runner

@@ -24,13 +24,20 @@
 //
 // How many threads are woken. A wake-up costs more than a short item, and a blocking item must not
 // have others wait behind it. So the pool learns how long the items of a client take (a running
-// average, at first taken to be long), and wants one thread for each kWorthWaking of work that is
-// queued; an item that takes longer than that counts for one thread. Short items use their CPU all
-// the time: for them no more threads are wanted than there are CPUs, less one for the queue threads
-// that feed them. From what is wanted it takes off the threads that were woken and are not there
-// yet, and those that run a short item, for they soon come for the next one by themselves. (One
-// that is being started is not relied on if another sleeps: starting takes memory and time.) A
-// woken thread wakes the next before it runs its item, so flush() wakes one at most.
+// average, at first taken to be long; an item that turns out to need the CPU all the time counts as
+// a short one), and wants one thread for each kWorthWaking of work that is queued; an item that
+// takes longer than that counts for one thread. Short items use their CPU all the time: for them no
+// more threads are wanted than there are CPUs, less one for the queue threads that feed them. From
+// what is wanted it takes off the threads that were woken and are not there yet, and those that run
+// a short item, for they soon come for the next one by themselves. (One that is being started is
+// not relied on if another sleeps: starting takes memory and time.) A woken thread wakes the next
+// before it runs its item, so flush() wakes one at most.
+//
+// Where they run. The kernel lets a woken thread run on an idle CPU if there is one. For a few
+// short items that is the wrong place: to wake a CPU, and to bring there what the queue thread has
+// in its caches, takes longer than they do, all the more in a virtual machine. So if the queue
+// thread is about to sleep, and there is nothing else to do, the thread that is woken is bound to
+// the queue thread's CPU; when it is woken for more it may use all CPUs again.
 //
 // The average can be wrong: the item that was to be short hangs. So while items wait for a thread
 // that is busy, one idle thread watches: it looks at the running items, every kWatchInterval at
@@ -55,6 +62,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -126,6 +134,7 @@ class WorkerPool {
   using Clock = std::chrono::steady_clock;
   struct Worker;
   enum class Order : uint8_t { kNone, kWork, kWatch };
+  static constexpr int kAnyCpu = -1;
 
   // A thread to be woken, or to be started, once the lock has been released.
   struct Call {
@@ -137,13 +146,15 @@ class WorkerPool {
   void update(Client& client);
   unsigned wanted() const;
   unsigned coming() const;
-  Call call_if_wanted();
-  Call call(Order order);
+  bool has_little_to_do() const;
+  Call call_if_wanted(int near = kAnyCpu);
+  Call call(Order order, int near = kAnyCpu);
+  std::list<Worker>::iterator idle_worker(int near);
   Worker* new_worker();
   void give(Worker& worker, Order order);
   void cancel(Worker& worker);
   Item& take(Worker& worker, Clock::time_point now);
-  void finish(Worker& worker, std::optional<Nanoseconds> duration);
+  void finish(Worker& worker, std::optional<Nanoseconds> waited);
   bool find_long_items(Clock::time_point now);
   bool may_keep_completions(Clock::time_point since, Clock::time_point now) const;
   // With mutex_ held, which they release meanwhile:
@@ -220,6 +231,8 @@ class WorkerPool::Client {
   // Takes back all items that are queued and have not started, in order. They are the caller's
   // again, and none of them runs. Running ones go on. Never waits.
   ItemList drop_queued();
+  // Likewise those of them that `takes` says. It is called for each with the pool's lock held.
+  ItemList drop_queued(const std::function<bool(Item&)>& takes);
 
  private:
   friend class WorkerPool;
@@ -253,14 +266,15 @@ class WorkerPool::Feeder {
 
   bool empty() const { return items_.empty(); }
 
-  // Publishes what was added. It must be called before the thread sleeps. Costs nothing if there is
-  // nothing; else wakes a thread if one is wanted, or starts it if there is none.
-  void flush() {
-    if (!items_.empty()) publish();
+  // Publishes what was added. It must be called before the thread sleeps; `sleeps`: that is next.
+  // Costs nothing if there is nothing; else wakes a thread if one is wanted, or starts it if there
+  // is none.
+  void flush(bool sleeps = false) {
+    if (!items_.empty()) publish(sleeps);
   }
 
  private:
-  void publish();
+  void publish(bool sleeps);
 
   WorkerPool& pool_;
   ItemList items_;

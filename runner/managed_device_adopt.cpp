@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+//
+// A device that outlives its runner: how the next one takes it over, and how this one leaves it.
+#include <ublk/error.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <ctime>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "deadline.h"
+#include "device_users.h"
+#include "log.h"
+#include "managed_device.h"
+#include "process_age.h"
+#include "runner_error.h"
+#include "uevent.h"
+
+namespace ublk_runner {
+
+namespace {
+
+using std::chrono::nanoseconds;
+using std::chrono::seconds;
+namespace abi = ublk::abi;
+
+constexpr seconds kReleasedLimit{60};  // of a dead server's last I/O
+constexpr Milliseconds kRetryInterval{20};
+constexpr seconds kEndRecoveryLimit{30};
+constexpr Milliseconds kTransientLimit{3000};  // udev's look at a device
+constexpr Milliseconds kTransientInterval{100};
+
+// Goes on while the machine sleeps, and is the same for all processes until it boots.
+nanoseconds boot_time() {
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return seconds(now.tv_sec) + nanoseconds(now.tv_nsec);
+}
+
+}  // namespace
+
+// -------------------------------------------------------------------- adopt --
+
+Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<void()> lost) {
+  const auto permit = co_await operations_.acquire();
+  enter(State::kAdopting);
+  std::exception_ptr failure;
+  try {
+    co_await recover(info);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (failure) {
+    // Its I/O waits for the next attempt, of this release or another one.
+    if (instance_ != nullptr && queues_.empty()) co_await close_instance();
+    enter(State::kLeft);
+    std::rethrow_exception(failure);
+  }
+  cookie_ = saved.cookie;
+  link();
+  lost_ = std::move(lost);
+  const std::string pause = saved.held_since.count() == 0
+                                ? "its runner was killed"
+                                : "its I/O was held for " +
+                                      std::to_string(std::chrono::duration_cast<Milliseconds>(
+                                                         boot_time() - saved.held_since)
+                                                         .count()) +
+                                      " ms";
+  log(LogLevel::kInfo, name(), "%s: adopted %lld ms after the start, %s", node().c_str(),
+      static_cast<long long>(process_age().count()), pause.c_str());
+  save_state();
+  if (instance_ == nullptr) {
+    enter(State::kHeld);
+    log(LogLevel::kWarning, name(), "held: %s", trouble_.c_str());
+    tasks_.start(reattach());
+  } else {
+    go_on();
+    announce_to_udev(node());
+  }
+}
+
+// The order matters: once START_USER_RECOVERY succeeds the dead server's process has let go of the
+// device; the fence is what makes sure of its storage; only then may requests be served again.
+Task<> ManagedDevice::recover(abi::DevInfo info) {
+  info_ = info;
+  added_ = true;
+  const ublk::Command described =
+      co_await services_.commands.run(ublk::Command::get_params(info.dev_id));
+  params_ = described.params();
+  co_await start_recovery();
+  buffers_.mode = ublk::buffer_mode(info_);
+  buffers_.zero_copy = ublk::zero_copy(info_);
+  buffers_.reason = "adopted";
+  if (buffers_.mode != ublk::BufferMode::kCopy)
+    pool_share_ = std::make_shared<ublk::BufferPool::Device>(services_.pools->buffers(),
+                                                             info_.max_io_buf_bytes);
+  try {
+    OpenHandler handler = co_await open_handler(config_, nullptr, true);
+    const ublk_geometry geometry = handler.geometry;
+    use_handler(std::move(handler), config_);
+    const abi::Params wanted = checked_params(geometry, config_);
+    const std::string difference = params_difference(params_, wanted);
+    if (!difference.empty())
+      throw std::runtime_error("the kernel can't change it while the device lives: " + difference);
+    co_await fence();
+    resize_wanted_ = wanted.basic.dev_sectors != params_.basic.dev_sectors;
+  } catch (const std::exception& e) {
+    trouble_ = e.what();
+  }
+  if (!trouble_.empty()) co_await close_instance();
+  node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
+  co_await open_queues();
+  co_await services_.commands.run(ublk::Command::end_recovery(info_.dev_id, getpid()),
+                                  kEndRecoveryLimit);
+}
+
+// The kernel refuses it as long as the dead process is not quite gone.
+Task<> ManagedDevice::start_recovery() {
+  const Deadline deadline(kReleasedLimit);
+  for (;;) {
+    int error = 0;
+    std::string text;
+    try {
+      co_await services_.commands.run(ublk::Command::start_recovery(info_.dev_id));
+    } catch (const ublk::Error& e) {
+      error = e.error();
+      text = e.what();
+    }
+    if (error == 0) co_return;
+    if (error != EBUSY || deadline.is_over() || interrupted_) throw std::runtime_error(text);
+    const Completion<> never;
+    co_await never.within(services_.context, kRetryInterval);
+  }
+}
+
+// -------------------------------------------------------------------- leave --
+
+Task<> ManagedDevice::end() {
+  interrupt();
+  const auto permit = co_await operations_.acquire();
+  if (!is_up()) {
+    if (state_ == State::kStopping) co_await ended_;
+    co_return;
+  }
+  lost_ = nullptr;
+  std::string user;
+  const bool recoverable = cookie_ != 0 && (info_.flags & abi::kFlagUserRecovery) != 0;
+  if (recoverable) user = co_await find_user();
+  if (user.empty()) {
+    co_await tear_down();
+    co_return;
+  }
+  log(LogLevel::kInfo, name(), "stays for the next runner: %s", user.c_str());
+  co_await leave();
+}
+
+Task<> ManagedDevice::remove() {
+  const auto permit = co_await operations_.acquire();
+  if (!is_up()) throw std::runtime_error(std::string("it is ") + state_name());
+  const std::function<void()> lost = std::exchange(lost_, nullptr);
+  const std::string user = co_await find_user();
+  if (!user.empty()) {
+    lost_ = lost;
+    throw RunnerError(RunnerError::Kind::kInUse, "it is in use: " + user);
+  }
+  interrupt();
+  co_await tear_down();
+}
+
+// Who uses the device; empty: nobody. Where the kernel can it decides, and has stopped the device
+// if nobody does. Else what can be seen decides, and between the look and the stop somebody may
+// come.
+Task<std::string> ManagedDevice::find_user() {
+  const bool kernel_decides = (info_.flags & abi::kFlagSafeStopDev) != 0;
+  const Deadline deadline(kTransientLimit);
+  for (;;) {
+    const auto looking = services_.jobs->run([node = node()] { return device_users(node); });
+    const std::vector<DeviceUser> users = co_await looking;
+    const auto lasting = std::find_if(users.begin(), users.end(),
+                                      [](const DeviceUser& user) { return !user.transient; });
+    if (lasting != users.end()) co_return lasting->what;
+    bool stopped = users.empty();
+    if (stopped && kernel_decides) {
+      try {
+        co_await services_.commands.run(ublk::Command::try_stop(info_.dev_id));
+      } catch (const ublk::Error& e) {
+        stopped = e.error() != EBUSY;
+      }
+    }
+    if (stopped) co_return std::string();
+    if (deadline.is_over()) co_return std::string("somebody has it open");
+    const Completion<> never;
+    co_await never.within(services_.context, kTransientInterval);
+  }
+}
+
+// Requests that are not dispatched, and those that the handler does not answer in time, stay with
+// the kernel: it gives them to the next server.
+Task<> ManagedDevice::leave() {
+  const nanoseconds held_since = boot_time();
+  const bool drained = co_await drain();
+  try {
+    save_state(held_since);
+  } catch (const std::exception& e) {
+    log(LogLevel::kError, name(), "%s", e.what());
+  }
+  bool closed = false;
+  if (drained && instance_ != nullptr) {
+    try {
+      co_await detach_handler();
+      closed = true;
+    } catch (const std::exception& e) {
+      log(LogLevel::kWarning, name(), "%s", e.what());
+    }
+  } else if (!drained) {
+    log(LogLevel::kWarning, name(), "the handler does not answer its requests: they are left, too");
+  }
+  if (!closed && instance_ != nullptr) leave_open(std::move(instance_));
+  for (Served& served : queues_) leave_open(std::move(served.queue));
+  queues_.clear();
+  enter(State::kLeft);
+}
+
+}  // namespace ublk_runner

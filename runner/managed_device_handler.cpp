@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: MIT
+//
+// A device's handler comes and goes while the kernel's side of the device stays. Without one its
+// queues are with absent_handler(): held, so that I/O waits, or refusing, so that it fails.
+#include <algorithm>
+#include <span>
+#include <stdexcept>
+#include <utility>
+
+#include "deadline.h"
+#include "log.h"
+#include "managed_device.h"
+#include "params_from_geometry.h"
+
+namespace ublk_runner {
+
+namespace {
+
+using std::chrono::seconds;
+
+constexpr seconds kOpenLimit{60};  // a cluster's client has to find its cluster
+constexpr seconds kGeometryLimit{30};
+constexpr seconds kFenceLimit{30};        // what the handler is told
+constexpr seconds kFenceAnswerLimit{40};  // what it gets
+constexpr seconds kSwapLimit{10};
+constexpr seconds kCloseLimit{30};
+constexpr Milliseconds kFirstRetry{500};
+constexpr Milliseconds kLongestRetry{15'000};
+
+// The instance is closed by a job, whoever lets go of it last: an I/O thread must not block in the
+// handler's close(), nor must the control thread.
+std::shared_ptr<HandlerInstance> open_instance(std::shared_ptr<HandlerLibrary> library,
+                                               const DeviceConfig& config, bool recovering,
+                                               std::shared_ptr<SharedPools> pools,
+                                               std::function<void()> size_changed,
+                                               const std::shared_ptr<JobPool>& jobs,
+                                               std::function<void()> closed) {
+  auto instance = std::make_unique<HandlerInstance>(std::move(library), config, recovering,
+                                                    std::move(pools), std::move(size_changed));
+  return {instance.release(), [jobs, closed = std::move(closed)](HandlerInstance* last) {
+            jobs->push([last, closed] {
+              delete last;
+              closed();
+            });
+          }};
+}
+
+}  // namespace
+
+// --------------------------------------------------------------- open and close --
+
+// `library` nullptr: it is loaded.
+Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
+    DeviceConfig config, std::shared_ptr<HandlerLibrary> library, bool recovering) {
+  const MainContext context = services_.context;
+  OpenHandler handler;
+  const auto on_size_changed = [context, device = weak_from_this()] {
+    context.post([device] {
+      if (const auto alive = device.lock()) alive->size_changed();
+    });
+  };
+  const auto on_closed = [context, closed = handler.closed] {
+    context.post([closed] { closed.set(); });
+  };
+  const auto opening = services_.jobs->run([dir = services_.handler_dir,
+                                            library = std::move(library), config, recovering,
+                                            pools = services_.pools, on_size_changed,
+                                            jobs = services_.jobs, on_closed] {
+    return open_instance(library != nullptr ? library : HandlerLibrary::load(dir, config.handler),
+                         config, recovering, pools, on_size_changed, jobs, on_closed);
+  });
+  handler.instance = co_await wait_for_handler(opening, kOpenLimit, "open");
+
+  std::exception_ptr failure;
+  try {
+    const auto describing = services_.jobs->run([i = handler.instance] { return i->geometry(); });
+    handler.geometry = co_await wait_for_handler(describing, kGeometryLimit, "geometry");
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (failure) {
+    handler.instance.reset();
+    co_await handler.closed.within(context, kCloseLimit);
+    std::rethrow_exception(failure);
+  }
+  co_return handler;
+}
+
+void ManagedDevice::use_handler(OpenHandler handler, const DeviceConfig& config) {
+  const ublk_geometry& geometry = handler.geometry;
+  instance_ = std::move(handler.instance);
+  instance_closed_ = handler.closed;
+  can_zero_copy_ = geometry.model == UBLK_MODEL_RING && geometry.flags & UBLK_GEOMETRY_ZERO_COPY;
+  io_timeout_ = config.io_timeout;
+  fails_late_requests_ =
+      io_timeout_.count() != 0 && config.io_timeout_action == TimeoutAction::kFail;
+  is_volatile_ = (geometry.flags & UBLK_GEOMETRY_VOLATILE) != 0;
+  secret_options_.emplace();
+  for (const ublk_option& option :
+       std::span(instance_->table().options, instance_->table().nr_options))
+    if ((option.flags & UBLK_OPTION_SECRET) != 0) secret_options_->insert(option.name);
+  if (geometry.model == UBLK_MODEL_WORKERS)
+    instance_->use_workers(config.workers != 0 ? config.workers : geometry.workers);
+}
+
+// Nothing of a dead predecessor may reach the storage any more before this has ended.
+Task<> ManagedDevice::fence() {
+  const auto fencing = services_.jobs->run([i = instance_] { i->fence(kFenceLimit); });
+  co_await wait_for_handler(fencing, kFenceAnswerLimit, "fence");
+}
+
+// No queue is open.
+Task<> ManagedDevice::close_instance() {
+  if (instance_ == nullptr) co_return;
+  instance_.reset();
+  const bool closed = co_await instance_closed_.within(services_.context, kCloseLimit);
+  if (!closed)
+    log(LogLevel::kError, name(), "handler %s does not close within %s", config_.handler.c_str(),
+        seconds_text(kCloseLimit).c_str());
+}
+
+// ------------------------------------------------------------- hold and go on --
+
+// Nothing more is dispatched; true once the handler has answered all that was.
+Task<bool> ManagedDevice::hold() {
+  const bool drained = co_await drain();
+  if (!drained) release();
+  co_return drained;
+}
+
+void ManagedDevice::release() {
+  for (const Served& served : queues_)
+    served.thread->post([queue = served.queue] { queue->release(); });
+}
+
+void ManagedDevice::refuse() {
+  for (const Served& served : queues_)
+    served.thread->post([queue = served.queue] { queue->refuse(); });
+}
+
+// Gives the queues, which are held and drained, from who serves them to the handler that is open,
+// or to none. If one can't be given, those that were are held by the new one.
+Task<> ManagedDevice::swap_queues() {
+  std::vector<Completion<>> taken;
+  std::vector<Completion<>> closed;
+  for (Served& served : queues_) {
+    closed.push_back(served.closed);
+    auto queue = make_queue(static_cast<uint16_t>(&served - queues_.data()), served);
+    std::shared_ptr<void> alive = instance_;
+    if (alive == nullptr) alive = queue;
+    taken.push_back(served.thread->run(
+        [queue, predecessor = served.queue, alive] { queue->take_over(*predecessor, alive); }));
+    served.queue = std::move(queue);
+  }
+  std::exception_ptr failure;
+  for (const Completion<>& done : taken) {
+    const bool in_time = co_await done.within(services_.context, kSwapLimit);
+    try {
+      if (!in_time) throw std::runtime_error("the thread of a queue does not answer");
+      co_await done;
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+  const Deadline deadline(kSwapLimit);
+  for (const Completion<>& done : closed) {
+    const bool in_time = co_await done.within(services_.context, deadline.left());
+    if (!in_time) throw std::runtime_error("the handler does not close a queue");
+  }
+}
+
+// The device must be held.
+Task<> ManagedDevice::detach_handler() {
+  std::shared_ptr<HandlerInstance> instance = std::exchange(instance_, nullptr);
+  std::exception_ptr failure;
+  try {
+    co_await swap_queues();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  instance_ = std::move(instance);
+  if (failure) std::rethrow_exception(failure);
+  co_await close_instance();
+  enter(State::kHeld);
+}
+
+// The device must be held, without a handler. It still is afterwards, for release().
+Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library) {
+  OpenHandler handler = co_await open_handler(config, std::move(library), true);
+  const ublk_geometry geometry = handler.geometry;
+  use_handler(std::move(handler), config);
+  std::exception_ptr failure;
+  bool swapping = false;
+  try {
+    const ublk::abi::Params wanted = checked_params(geometry, config);
+    const std::string difference = params_difference(params_, wanted);
+    if (!difference.empty())
+      throw std::runtime_error("the kernel can't change it while the device lives: " + difference);
+    co_await fence();
+    co_await update_size(wanted.basic.dev_sectors);
+    swapping = true;
+    co_await swap_queues();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (!failure) co_return;
+  if (swapping) {
+    try {
+      co_await detach_handler();
+    } catch (const std::exception& e) {
+      log(LogLevel::kError, name(), "%s", e.what());
+    }
+  } else {
+    co_await close_instance();
+  }
+  std::rethrow_exception(failure);
+}
+
+// Opens the handler of a held device, again and again until it can be opened or the device is to
+// go. I/O waits for that until recovery_timeout has passed, then it fails.
+Task<> ManagedDevice::reattach() {
+  Source timeout;
+  if (config_.recovery_timeout.count() != 0)
+    timeout = services_.context.after(config_.recovery_timeout, [this] {
+      log(LogLevel::kError, name(), "no handler within %s: its I/O fails until there is one",
+          seconds_text(config_.recovery_timeout).c_str());
+      refuse();
+    });
+  for (Milliseconds pause = kFirstRetry;; pause = std::min(2 * pause, kLongestRetry)) {
+    const bool ended = co_await try_reattach();
+    if (ended) co_return;
+    const Completion<> interrupted;
+    interrupt_retry_ = [interrupted] { interrupted.set(); };
+    co_await interrupted.within(services_.context, pause);
+    interrupt_retry_ = nullptr;
+  }
+}
+
+// False: to be tried again.
+Task<bool> ManagedDevice::try_reattach() {
+  const auto permit = co_await operations_.acquire();
+  if (interrupted_ || state_ != State::kHeld) co_return true;
+  std::string trouble;
+  try {
+    co_await attach_handler(config_, nullptr);
+  } catch (const std::exception& e) {
+    trouble = e.what();
+  }
+  if (!trouble.empty()) {
+    if (trouble != trouble_) log(LogLevel::kWarning, name(), "held: %s", trouble.c_str());
+    trouble_ = trouble;
+    services_.changed();
+    co_return interrupted_;
+  }
+  go_on();
+  log(LogLevel::kInfo, name(), "%s: served again", node().c_str());
+  co_return true;
+}
+
+// With the handler that has been attached.
+void ManagedDevice::go_on() {
+  trouble_.clear();
+  enter(State::kLive);
+  release();
+  if (resize_wanted_) size_changed();
+}
+
+// ------------------------------------------------------------------ restart --
+
+Task<> ManagedDevice::restart(DeviceConfig config) {
+  const auto permit = co_await operations_.acquire();
+  choose_queues(config);
+  if (!is_up()) throw std::runtime_error(std::string("it is ") + state_name());
+  if (is_volatile_)
+    throw std::runtime_error("its data would be lost: handler " + config_.handler +
+                             " keeps it in this process");
+  if (instance_ != nullptr && instance_->table().alloc_io_buffer != nullptr &&
+      ublk::buffer_mode(info_) == ublk::BufferMode::kCopy)
+    throw std::runtime_error("the kernel uses the handler's buffers while the device lives");
+
+  const auto began = std::chrono::steady_clock::now();
+  std::shared_ptr<HandlerLibrary> old_library;
+  if (instance_ != nullptr) {
+    old_library = instance_->library();
+    const bool drained = co_await hold();
+    if (!drained) throw std::runtime_error("the handler does not answer its requests");
+    std::exception_ptr failure;
+    try {
+      co_await detach_handler();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    if (failure) {
+      release();
+      std::rethrow_exception(failure);
+    }
+  }
+  std::exception_ptr failure;
+  try {
+    co_await attach_handler(config, nullptr);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (failure && old_library != nullptr) {
+    try {
+      co_await attach_handler(config_, old_library);
+    } catch (const std::exception& e) {
+      trouble_ = e.what();
+      log(LogLevel::kError, name(), "held: nor can the old handler be opened: %s", e.what());
+      tasks_.start(reattach());
+      std::rethrow_exception(failure);
+    }
+  }
+  if (failure && instance_ == nullptr) std::rethrow_exception(failure);
+  if (!failure) config_ = std::move(config);
+  go_on();
+  if (failure) std::rethrow_exception(failure);
+  save_state();
+  log(LogLevel::kInfo, name(), "restarted, its I/O was held for %lld ms",
+      static_cast<long long>(
+          std::chrono::duration_cast<Milliseconds>(std::chrono::steady_clock::now() - began)
+              .count()));
+}
+
+}  // namespace ublk_runner

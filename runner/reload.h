@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+//
+// Takes in a configuration that has changed while its devices are served.
+#ifndef UBLK_RUNNER_RELOAD_H
+#define UBLK_RUNNER_RELOAD_H
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "async.h"
+#include "config_check.h"
+#include "runner.h"
+
+namespace ublk_runner {
+
+// Control thread. Between the end of Runner::start() and Runner::stop().
+class Reloader {
+ public:
+  // What goes with a reload; each may be empty.
+  struct Events {
+    std::function<void()> begins;
+    std::function<void(const Config&)> has_read;  // a configuration without an error
+    std::function<void()> has_ended;              // well or not
+  };
+
+  // `handler_dir`, if given, replaces the configured one.
+  Reloader(Runner& runner, std::string config_file, std::optional<std::string> handler_dir);
+
+  void set_events(Events events) { events_ = std::move(events); }
+
+  // Reads the configuration and applies it. One at a time: a further one waits for its turn, and
+  // reads anew. Throws ConfigError, after its findings have been logged: nothing has changed.
+  Task<Runner::Applied> reload();
+
+  // A reload() that nobody waits for. One that is asked for while another is under way comes after
+  // it, however often it is.
+  void trigger();
+
+  // What reload() would do, a line each. Throws ConfigError. Loads handlers here and now.
+  std::vector<std::string> dry_run();
+
+ private:
+  Task<Runner::Applied> read_and_apply();
+  Task<> run_triggered();
+
+  Runner& runner_;
+  const std::string config_file_;
+  const std::string handler_dir_;  // empty: the configured one
+  Events events_;
+  Semaphore turn_{1};
+  bool triggered_ = false;
+  bool running_triggered_ = false;
+  TaskSet tasks_;  // the first to go
+};
+
+}  // namespace ublk_runner
+
+#endif  // UBLK_RUNNER_RELOAD_H

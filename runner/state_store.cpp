@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT
+#include "state_store.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+#include "config.h"
+
+namespace ublk_runner {
+
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+constexpr unsigned kVersion = 1;
+constexpr mode_t kDirMode = 0700;
+constexpr mode_t kFileMode = 0600;
+constexpr off_t kMaxFileSize = 1 << 20;
+constexpr const char* kSuffix = ".json";
+constexpr const char* kLockName = "lock";
+// A killed runner's descriptors are closed once its I/O is over.
+constexpr milliseconds kLockLimit{10'000};
+constexpr milliseconds kLockInterval{50};
+
+[[noreturn]] void fail(int error, const std::string& what) {
+  throw std::system_error(error, std::generic_category(), what);
+}
+
+ublk::UniqueFd open_dir(const std::string& dir) {
+  if (mkdir(dir.c_str(), kDirMode) != 0 && errno != EEXIST) fail(errno, "making " + dir);
+  ublk::UniqueFd fd(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd) fail(errno == ELOOP ? ENOTDIR : errno, dir);
+  struct stat status {};
+  if (fstat(fd.get(), &status) != 0) fail(errno, dir);
+  if (status.st_uid != geteuid())
+    throw std::runtime_error(dir + " belongs to user " + std::to_string(status.st_uid) +
+                             ", expected " + std::to_string(geteuid()));
+  if ((status.st_mode & 0077) != 0 && fchmod(fd.get(), kDirMode) != 0)
+    fail(errno, "setting the mode of " + dir);
+  return fd;
+}
+
+std::string read_all(int fd, size_t limit) {
+  std::string text(limit, '\0');
+  size_t size = 0;
+  for (;;) {
+    const ssize_t n = read(fd, text.data() + size, text.size() - size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(errno, "read");
+    if (n == 0 || size == limit) break;
+    size += static_cast<size_t>(n);
+  }
+  text.resize(size);
+  return text;
+}
+
+void write_all(int fd, const std::string& text, const std::string& path) {
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t n = write(fd, text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail(n < 0 ? errno : EIO, "writing " + path);
+    done += static_cast<size_t>(n);
+  }
+}
+
+struct CloseDir {
+  void operator()(DIR* dir) const { closedir(dir); }
+};
+
+ublk::UniqueFd take_lock(int dir, const std::string& path) {
+  ublk::UniqueFd fd(openat(dir, kLockName, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kFileMode));
+  if (!fd) fail(errno, path);
+  for (milliseconds waited{0}; flock(fd.get(), LOCK_EX | LOCK_NB) != 0; waited += kLockInterval) {
+    if (errno != EWOULDBLOCK && errno != EINTR) fail(errno, "locking " + path);
+    if (waited >= kLockLimit) {
+      const std::string pid = read_all(fd.get(), 16);
+      throw std::runtime_error(path + ": another ublk-runner is running" +
+                               (pid.empty() ? "" : ", process " + pid));
+    }
+    poll(nullptr, 0, static_cast<int>(kLockInterval.count()));
+  }
+  if (ftruncate(fd.get(), 0) != 0) fail(errno, path);
+  write_all(fd.get(), std::to_string(getpid()), path);
+  return fd;
+}
+
+json to_json(const SavedDevice& device) {
+  return {{"version", kVersion},
+          {"name", device.name},
+          {"id", device.id},
+          {"cookie", device.cookie},
+          {"settings", device.settings},
+          {"configured", device.configured},
+          {"held_since_ns", device.held_since.count()}};
+}
+
+// Throws json::exception or std::runtime_error.
+SavedDevice from_json(const json& file, const std::string& name) {
+  const auto version = file.at("version").get<uint64_t>();
+  if (version > kVersion)
+    throw std::runtime_error("is of version " + std::to_string(version) + ", this release knows " +
+                             std::to_string(kVersion) + ": its device is left alone");
+  SavedDevice device;
+  device.name = file.at("name").get<std::string>();
+  if (device.name != name) throw std::runtime_error("is of a device of another name");
+  const auto id = file.at("id").get<uint64_t>();
+  if (id >= UINT32_MAX) throw std::runtime_error("id: expected a number below 2^32 - 1");
+  device.id = static_cast<uint32_t>(id);
+  device.cookie = file.at("cookie").get<uint64_t>();
+  device.settings = file.at("settings").get<std::map<std::string, std::string>>();
+  device.configured = file.value("configured", true);
+  device.held_since = std::chrono::nanoseconds(file.value("held_since_ns", int64_t{0}));
+  return device;
+}
+
+// The device of a file's name; nullopt: the file is none of ours.
+std::optional<std::string> device_of(std::string_view file) {
+  if (!file.ends_with(kSuffix)) return std::nullopt;
+  file.remove_suffix(std::string_view(kSuffix).size());
+  if (!is_device_name(file)) return std::nullopt;
+  return std::string(file);
+}
+
+SavedDevice load_file(int dir, const std::string& file, const std::string& name) {
+  const ublk::UniqueFd fd(
+      openat(dir, file.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!fd) throw std::runtime_error(errno == ELOOP ? "is a symbolic link" : strerrordesc_np(errno));
+  struct stat status {};
+  if (fstat(fd.get(), &status) != 0) throw std::runtime_error(strerrordesc_np(errno));
+  if (!S_ISREG(status.st_mode)) throw std::runtime_error("is no regular file");
+  if (status.st_uid != geteuid() || (status.st_mode & 0022) != 0)
+    throw std::runtime_error("others may have written it");
+  if (status.st_size > kMaxFileSize) throw std::runtime_error("is too long");
+  return from_json(json::parse(read_all(fd.get(), static_cast<size_t>(status.st_size))), name);
+}
+
+// `dir`: open, and its name.
+StateStore::Contents load_all(int dir_fd, const std::string& dir_name) {
+  StateStore::Contents contents;
+  const int copy = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const std::unique_ptr<DIR, CloseDir> dir(copy < 0 ? nullptr : fdopendir(copy));
+  if (dir == nullptr) fail(errno, dir_name);
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(dir.get()))
+    if (const auto name = device_of(entry->d_name)) names.push_back(*name);
+  std::sort(names.begin(), names.end());
+  for (const std::string& name : names) {
+    const std::string file = name + kSuffix;
+    try {
+      contents.devices.push_back(load_file(dir_fd, file, name));
+    } catch (const json::exception& e) {
+      // The library's text shows parts of the file, which may hold secrets.
+      contents.findings.push_back(dir_name + '/' + file + ": can't be read, JSON error " +
+                                  std::to_string(e.id));
+    } catch (const std::exception& e) {
+      contents.findings.push_back(dir_name + '/' + file + ": " + e.what());
+    }
+  }
+  return contents;
+}
+
+}  // namespace
+
+StateStore::StateStore(std::string dir)
+    : dir_(std::move(dir)),
+      fd_(open_dir(dir_)),
+      lock_(take_lock(fd_.get(), dir_ + '/' + kLockName)) {}
+
+StateStore::Contents StateStore::load() const { return load_all(fd_.get(), dir_); }
+
+StateStore::Contents StateStore::look(const std::string& dir) {
+  const ublk::UniqueFd fd(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd) fail(errno, dir);
+  return load_all(fd.get(), dir);
+}
+
+// '#' is in no device name, so the temporary file is that of no device.
+void StateStore::save(const SavedDevice& device) {
+  const std::string file = device.name + kSuffix;
+  const std::string temporary = ".#" + file;
+  const std::string path = dir_ + '/' + file;
+  if (unlinkat(fd_.get(), temporary.c_str(), 0) != 0 && errno != ENOENT) fail(errno, path);
+  const ublk::UniqueFd fd(openat(fd_.get(), temporary.c_str(),
+                                 O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kFileMode));
+  if (!fd) fail(errno, "making " + path);
+  write_all(fd.get(), to_json(device).dump(1) + '\n', path);
+  if (renameat(fd_.get(), temporary.c_str(), fd_.get(), file.c_str()) != 0)
+    fail(errno, "making " + path);
+}
+
+void StateStore::remove(const std::string& name) {
+  const std::string file = name + kSuffix;
+  if (unlinkat(fd_.get(), file.c_str(), 0) != 0 && errno != ENOENT)
+    fail(errno, "removing " + dir_ + '/' + file);
+}
+
+}  // namespace ublk_runner
