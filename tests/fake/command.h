@@ -35,6 +35,7 @@ struct Command {
 
   CommandKind kind = CommandKind::kControl;
   bool valid = true;     // false: in a form that the kernel refuses with EINVAL
+  bool silent = false;   // success has no CQE
   uint32_t op = 0;       // abi::ControlOp or abi::IoOp
   uint32_t device = 0;   // of an I/O command: whose node it was sent to
   uint64_t cancels = 0;  // kCancel: the user_data of the command to end

@@ -17,9 +17,11 @@ namespace abi = ublk::abi;
 using abi::DeviceState;
 
 Device::Device(Loop& loop, std::vector<std::string>& violations, std::shared_ptr<NodeFile> node,
-               const abi::DevInfo& info)
+               const abi::DevInfo& info, bool registers, GuardedBuffers* guard)
     : loop_(loop),
       violations_(violations),
+      registers_(registers),
+      guard_(guard),
       info_(info),
       node_(std::move(node)),
       queues_(info.nr_hw_queues) {
@@ -160,6 +162,8 @@ void Device::abort_idle() {
   for (Queue& queue : queues_) {
     for (const uint16_t number : std::exchange(queue.idle, {})) {
       Tag& tag = queue.tags[number];
+      if (guard_ != nullptr)
+        guard_->open(guard_slot(static_cast<uint16_t>(&queue - queues_.data()), number));
       tag.state = Tag::State::kUnfetched;
       if (tag.command != nullptr) loop_.answer(*std::exchange(tag.command, nullptr), -ENODEV);
     }
@@ -236,6 +240,7 @@ void Device::take_back_requests(bool reissue) {
     for (Tag& tag : queue.tags) {
       if (tag.state != Tag::State::kServer) continue;
       tag.state = Tag::State::kUnfetched;
+      tag.buffer_index = -1;
       --queue.in_flight;
       if (reissue)
         queue.waiting.push_front(std::move(tag.request));

@@ -17,6 +17,7 @@
 
 #include "command.h"
 #include "disk.h"
+#include "guarded_buffers.h"
 #include "loop.h"
 #include "node_file.h"
 
@@ -41,8 +42,9 @@ class Device {
  public:
   // `info` as settle_info() left it. Protocol errors that make a real kernel warn or misbehave are
   // added to `violations`.
+  // With `registers` REGISTER_IO_BUF succeeds. `guard` nullptr: the tags' buffers are not guarded.
   Device(Loop& loop, std::vector<std::string>& violations, std::shared_ptr<NodeFile> node,
-         const ublk::abi::DevInfo& info);
+         const ublk::abi::DevInfo& info, bool registers, GuardedBuffers* guard);
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
@@ -95,12 +97,16 @@ class Device {
     Command* command = nullptr;  // idle; none with kFlagBatchIo
     pid_t daemon = 0;            // who may commit
     uint64_t address = 0;        // of the tag's buffer
-    uint64_t registration = 0;   // of the next request's data
+    uint64_t registration = 0;   // of the next request's data, with kFlagAutoBufReg
+    int buffer_index = -1;       // where the data of the present one is registered
     std::unique_ptr<BlockRequest> request;  // server
+    Io last;                                // the request that was handed out last, for the guard
   };
   struct Queue {
     std::vector<Tag> tags;
-    std::vector<uint16_t> idle;  // used from the end: a tag is used again at once
+    // Used from the end: a tag is used again at once. With a guard from the front: as late as can
+    // be.
+    std::vector<uint16_t> idle;
     std::deque<std::unique_ptr<BlockRequest>> waiting;
     unsigned in_flight = 0;
     pid_t daemon = 0;             // of all tags, without kFlagPerIoDaemon
@@ -131,6 +137,8 @@ class Device {
   int fetch(Command& command);
   int commit(Command& command);
   int get_data(Command& command);
+  int register_data(Command& command);
+  int unregister_data(Command& command);
   // Batch I/O, device_batch.cpp.
   int handle_batch(Command& command);
   int prepare(Command& command);
@@ -142,11 +150,17 @@ class Device {
   // A COMMIT's data and result.
   int end_result(const BlockRequest& request, const ublk::abi::IoCmd& io,
                  const std::vector<std::byte>& data);
+  uint16_t take_idle(Queue& queue) const;
+  size_t guard_slot(uint16_t queue, uint16_t tag) const {
+    return size_t{queue} * info_.queue_depth + tag;
+  }
   void tag_idle(Queue& queue, const ublk::abi::IoCmd& io, uint64_t registration, Command* command);
   void end_request(uint16_t queue, std::unique_ptr<BlockRequest> request, int result);
 
   Loop& loop_;
   std::vector<std::string>& violations_;
+  const bool registers_;
+  GuardedBuffers* const guard_;
   ublk::abi::DevInfo info_;
   ublk::abi::Params params_{};
   const std::shared_ptr<NodeFile> node_;

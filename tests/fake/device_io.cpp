@@ -83,8 +83,7 @@ void Device::dispatch(uint16_t number) {
   if (state() != DeviceState::kLive || canceling_) return;
   Queue& queue = queues_[number];
   while (!queue.waiting.empty() && !queue.idle.empty()) {
-    const uint16_t tag = queue.idle.back();
-    queue.idle.pop_back();
+    const uint16_t tag = take_idle(queue);
     queue.tags[tag].state = Tag::State::kServer;
     queue.tags[tag].request = std::move(queue.waiting.front());
     queue.waiting.pop_front();
@@ -94,8 +93,17 @@ void Device::dispatch(uint16_t number) {
   bring_tags(queue);
 }
 
+uint16_t Device::take_idle(Queue& queue) const {
+  const auto taken = guard_ == nullptr ? queue.idle.end() - 1 : queue.idle.begin();
+  const uint16_t tag = *taken;
+  queue.idle.erase(taken);
+  return tag;
+}
+
 void Device::hand_out(uint16_t queue, uint16_t number) {
   Tag& tag = queues_[queue].tags[number];
+  if (guard_ != nullptr) guard_->open(guard_slot(queue, number));
+  tag.last = tag.request->io;
   const Io& io = tag.request->io;
   const bool flush = io.op == Operation::kFlush;
   uint32_t flags = io.flags;
@@ -145,6 +153,10 @@ void Device::handle_io(Command& command) {
     error = commit(command);
   } else if (command.io_op() == abi::IoOp::kNeedGetData && has(abi::kFlagNeedGetData)) {
     error = get_data(command);
+  } else if (command.io_op() == abi::IoOp::kRegisterIoBuf) {
+    error = register_data(command);
+  } else if (command.io_op() == abi::IoOp::kUnregisterIoBuf) {
+    error = unregister_data(command);
   } else {
     error = -EOPNOTSUPP;
   }
@@ -173,6 +185,10 @@ int Device::commit(Command& command) {
   if (tag.state != Tag::State::kServer) return -EBUSY;
   if (tag.wants_buffer) return -EINVAL;  // its data must be fetched first, even to fail it
   if (const int error = check_address(command.io.addr, tag); error != 0) return error;
+  // The kernel would end the request only when it is unregistered.
+  if (std::exchange(tag.buffer_index, -1) >= 0)
+    violations_.push_back("device " + std::to_string(info_.dev_id) + ": tag " +
+                          std::to_string(command.io.tag) + " is committed while it is registered");
   const int result = end_result(*tag.request, command.io, command.data);
   auto request = std::move(tag.request);
   --queue.in_flight;
@@ -190,6 +206,30 @@ int Device::get_data(Command& command) {
   tag.address = command.io.addr;
   node_->descriptor(command.io.q_id, command.io.tag).addr = tag.address;
   give_data(command.io.q_id, command.io.tag);
+  loop_.answer(command, 0);
+  return 0;
+}
+
+int Device::register_data(Command& command) {
+  constexpr uint64_t kSlots = 16384;
+  Tag& tag = queues_[command.io.q_id].tags[command.io.tag];
+  if (!has(abi::kFlagSupportZeroCopy) || command.io.addr >= kSlots) return -EINVAL;
+  if (tag.state != Tag::State::kServer || !tag.request->has_data()) return -EINVAL;
+  if (!registers_) return -ENOMEM;
+  if (!command.port->buffer_slots().insert(command.io.addr).second) return -EBUSY;
+  tag.buffer_index = static_cast<int>(command.io.addr);
+  loop_.answer(command, 0);
+  return 0;
+}
+
+int Device::unregister_data(Command& command) {
+  Tag& tag = queues_[command.io.q_id].tags[command.io.tag];
+  if (!has(abi::kFlagSupportZeroCopy) || command.port->buffer_slots().erase(command.io.addr) == 0)
+    return -EINVAL;
+  if (tag.buffer_index != static_cast<int>(command.io.addr))
+    violations_.push_back("device " + std::to_string(info_.dev_id) + ": tag " +
+                          std::to_string(command.io.tag) + " unregisters the data of another");
+  tag.buffer_index = -1;
   loop_.answer(command, 0);
   return 0;
 }
@@ -215,6 +255,8 @@ void Device::tag_idle(Queue& queue, const abi::IoCmd& io, uint64_t registration,
   tag.address = io.addr;
   tag.registration = registration;
   queue.idle.push_back(io.tag);
+  if (guard_ != nullptr && !has(abi::kFlagUserCopy) && !has(abi::kFlagNeedGetData))
+    guard_->close(guard_slot(io.q_id, io.tag), io.addr, info_.max_io_buf_bytes, tag.last);
 }
 
 // The request's result; moves a read's data.

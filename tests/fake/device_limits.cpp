@@ -70,7 +70,7 @@ int settle_info(abi::DevInfo& info, uint64_t features, unsigned cpus) {
     if (info.queue_depth < 2) return -EINVAL;
     info.flags &= ~(abi::kFlagPerIoDaemon | abi::kFlagNeedGetData);
   }
-  if ((info.flags & (abi::kFlagUserCopy | abi::kFlagAutoBufReg)) != 0)
+  if ((info.flags & (abi::kFlagUserCopy | abi::kFlagAutoBufReg | abi::kFlagSupportZeroCopy)) != 0)
     info.flags &= ~abi::kFlagNeedGetData;
   info.nr_hw_queues = static_cast<uint16_t>(std::min<unsigned>(info.nr_hw_queues, cpus));
   info.max_io_buf_bytes = info.max_io_buf_bytes / page_size() * page_size();

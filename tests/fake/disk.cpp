@@ -11,6 +11,31 @@ namespace fake {
 
 using ublk::Operation;
 
+const char* operation_name(Operation op) noexcept {
+  switch (op) {
+    case Operation::kRead:
+      return "READ";
+    case Operation::kWrite:
+      return "WRITE";
+    case Operation::kFlush:
+      return "FLUSH";
+    case Operation::kDiscard:
+      return "DISCARD";
+    case Operation::kWriteZeroes:
+      return "WRITE_ZEROES";
+    default:
+      return "request";
+  }
+}
+
+std::string to_string(const Io& io) {
+  std::string text = operation_name(io.op);
+  if (io.op == Operation::kFlush) return text;
+  if ((io.flags & ublk::abi::kIoFlagFua) != 0) text += " with FUA";
+  return text + " of " + std::to_string(size_t{io.sectors} * ublk::abi::kSectorSize) +
+         " bytes at " + std::to_string(io.sector * ublk::abi::kSectorSize);
+}
+
 void Disk::submit(const Io& io, Done done) {
   // A plain pointer, since a std::function must be copyable.
   auto* raw = new BlockRequest{io, std::move(done), shared_from_this()};

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "loop.h"
 
@@ -31,6 +32,11 @@ struct Io {
 
   static constexpr int kAnyQueue = -1;  // one after the other
 };
+
+// "WRITE"; for signal handlers, too.
+const char* operation_name(ublk::Operation op) noexcept;
+// "WRITE of 4096 bytes at 8192"
+std::string to_string(const Io& io);
 
 // How an I/O has ended: 0 or -errno, as the block layer would say it. On the driver's thread, so it
 // must not wait; it may submit.

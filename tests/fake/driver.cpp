@@ -54,7 +54,8 @@ void to_buffer(const abi::CtrlCmd& command, const T& value) {
 
 Driver::Driver(const Options& options)
     : ublk::Driver(true),
-      options_{options.features & kPlayed, options.cpus},
+      options_{options.features & kPlayed, options.cpus, options.registers_buffers,
+               options.guards_buffers},
       number_(next_number()),
       closed_files_(watch_of_closed_files()),
       loop_(*this, closed_files_.get(), number_, nodes_),
@@ -212,7 +213,8 @@ int Driver::device_command(Command& command, Device& device) {
     case Op::kStartUserRecovery:
       return device.start_recovery();
     case Op::kUpdateSize:
-      return device.has(abi::kFlagUpdateSize) ? device.update_size(control.data) : -EOPNOTSUPP;
+      return (options_.features & abi::kFlagUpdateSize) != 0 ? device.update_size(control.data)
+                                                             : -EOPNOTSUPP;
     case Op::kQuiesceDev:
       return device.quiesce();
     default:
@@ -233,7 +235,9 @@ int Driver::add(const abi::CtrlCmd& command) {
   const auto node =
       std::make_shared<NodeFile>(number_, info.dev_id, info.nr_hw_queues, info.queue_depth);
   if (inotify_add_watch(closed_files_.get(), node->path().c_str(), IN_CLOSE) < 0) return -errno;
-  devices_.emplace(info.dev_id, std::make_unique<Device>(loop_, violations_, node, info));
+  devices_.emplace(info.dev_id, std::make_unique<Device>(
+                                    loop_, violations_, node, info, options_.registers_buffers,
+                                    options_.guards_buffers ? &guarded_buffers_ : nullptr));
   nodes_.add(info.dev_id, node);
   to_buffer(command, info);
   return 0;

@@ -14,9 +14,10 @@
 //
 // What it imitates: the control commands and their errors, the state machine of devices and tags,
 // the copying of data in copy, get-data and user-copy mode, batch I/O, the partition scan inside
-// START_DEV, references to ublkc, the death of a server and recovery. What it does not: zero copy,
-// zones, integrity, unprivileged devices, GET_DEV_INFO2; the checks of user copy's offsets; a ring
-// that ends while ublkc stays open (cancel_queues() plays that).
+// START_DEV, references to ublkc, the death of a server and recovery; of zero copy the commands,
+// not the data: nothing is in the rings' buffer tables. What it does not: zones, integrity,
+// unprivileged devices, GET_DEV_INFO2; the checks of user copy's offsets; a ring that ends while
+// ublkc stays open (cancel_queues() plays that).
 //
 // For ThreadSanitizer a command is ordered before what the driver does with it, and that before the
 // server's reading of the CQE; so a backend that uses a buffer too late is found. The copying is
@@ -28,6 +29,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +37,7 @@
 #include "device_limits.h"
 #include "disk.h"
 #include "faults.h"
+#include "guarded_buffers.h"
 #include "loop.h"
 
 namespace fake {
@@ -45,6 +48,12 @@ class Driver final : public ublk::Driver, private Loop::Client {
   struct Options {
     uint64_t features = kLinux7_2;  // less what is not played
     unsigned cpus = 8;              // at most as many queues has a device
+    // REGISTER_IO_BUF succeeds, for backends that move the data by user copy all the same. Else it
+    // is ENOMEM.
+    bool registers_buffers = false;
+    // In copy mode, of a server that does not bring buffers of its own: those of idle tags can't be
+    // accessed.
+    bool guards_buffers = false;
   };
 
   // Throws std::system_error; EPERM: io_uring is forbidden here.
@@ -69,6 +78,14 @@ class Driver final : public ublk::Driver, private Loop::Client {
   std::vector<std::string> violations();
   size_t nr_devices();
 
+  // The SQEs that a thread, which is stopped at its io_uring_enter, gives to the kernel; nullopt: it
+  // is no ring that the driver knows. Those of the driver's own ring are none of the server's.
+  // `ring_fd`, `flags`: the call's; `thread`: its caller.
+  std::optional<std::vector<io_uring_sqe*>> submission(int ring_fd, unsigned flags, pid_t thread) {
+    return loop_.submission(ring_fd, flags, thread);
+  }
+  const GuardedBuffers& guarded_buffers() const { return guarded_buffers_; }
+
  private:
   void handle(Command& command) override;
   void readable() override;
@@ -91,6 +108,7 @@ class Driver final : public ublk::Driver, private Loop::Client {
   const uint32_t number_;        // of the fakes of this process
   ublk::UniqueFd closed_files_;  // inotify: some reference to a node has gone
   NodeTable nodes_;
+  GuardedBuffers guarded_buffers_;
   std::map<uint32_t, std::unique_ptr<Device>> devices_;  // the loop's thread's, as the rest
   std::vector<std::string> violations_;
   Loop loop_;

@@ -101,7 +101,7 @@ TEST_F(LifetimeTest, DevicesAreAddedWhileOthersWork) {
   MemoryBackend other(kBytes);
   for (int i = 0; i < 30; ++i) {
     const ServedDevice device(control, device_spec(kBytes, 2, 64), other, {&thread});
-    RandomIo short_io(driver().disk(device.id()), {.depth = 4, .requests = 20, .zeroing = false});
+    RandomIo short_io(driver().disk(device.id()), {.depth = 4, .requests = 20, .zeroing = false, .discards = false});
     ASSERT_TRUE(short_io.wait(kHung));
   }
   ASSERT_TRUE(io.wait(kHung));

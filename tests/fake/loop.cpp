@@ -28,6 +28,8 @@ constexpr uint64_t kWatched = 2;
 constexpr uint64_t kNotDelivered = 3;
 constexpr uint64_t kLastNumber = kNotDelivered;
 
+constexpr unsigned kEnterRegisteredRing = 1u << 4;  // IORING_ENTER_REGISTERED_RING
+
 constexpr uint32_t kFirstIoOp = static_cast<uint32_t>(abi::IoOp::kFetchReq) & 0xff;
 
 // All of the SQE but user_data; of a 128-byte one the rest is not looked at.
@@ -119,6 +121,7 @@ void Loop::capture(io_uring& ring, io_uring_sqe& sqe) {
   command.thread = this_thread();
   command.op = sqe.cmd_op;
   command.valid = true;
+  command.silent = (sqe.flags & IOSQE_CQE_SKIP_SUCCESS) != 0;
   if (sqe.opcode == IORING_OP_ASYNC_CANCEL) {
     command.kind = CommandKind::kCancel;
     command.cancels = sqe.addr;
@@ -176,10 +179,11 @@ void Loop::capture_batch(Command& command, const io_uring_sqe& sqe, NodeFile* no
 void Loop::answer(Command& command, int result) {
   RingPort& port = *command.port;
   const uint64_t user_data = command.user_data;
+  const bool silent = command.silent && result >= 0;
   if (result < 0) port.forget_targets();
   port.give_back(command);
   const int fd = port.answer_fd();
-  if (fd < 0) return;
+  if (fd < 0 || silent) return;
   port.publish();
   io_uring_sqe& sqe = get_sqe();
   sqe.user_data = kNotDelivered;
@@ -196,6 +200,18 @@ void Loop::answer_more(const Command& command, int result, uint32_t cqe_flags) {
   constexpr uint32_t kPassFlags = 1u << 1;  // IORING_MSG_RING_FLAGS_PASS, Linux 6.3
   sqe.rw_flags = kPassFlags;
   sqe.file_index = cqe_flags | IORING_CQE_F_MORE;
+}
+
+std::optional<std::vector<io_uring_sqe*>> Loop::submission(int ring_fd, unsigned flags,
+                                                           pid_t thread) {
+  const bool registered = (flags & kEnterRegisteredRing) != 0;
+  if (!registered && ring_fd == ring_.ring_fd) return std::vector<io_uring_sqe*>{};
+  const ino_t inode = registered ? 0 : inode_of(ring_fd);
+  const std::lock_guard lock(ports_mutex_);
+  for (const auto& port : ports_)
+    if (registered ? port->is_registered_as(ring_fd, thread) : port->is_port_of(ring_fd, inode))
+      return port->submission();
+  return std::nullopt;
 }
 
 // ----------------------------------------------------------------- the thread --

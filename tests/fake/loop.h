@@ -10,6 +10,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -63,6 +64,9 @@ class Loop {
     return task->get_future().get();
   }
   bool on_thread() const;
+
+  // See Driver::submission(). Any thread.
+  std::optional<std::vector<io_uring_sqe*>> submission(int ring_fd, unsigned flags, pid_t thread);
 
  private:
   RingPort& port_of(const io_uring& ring);

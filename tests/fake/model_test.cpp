@@ -30,6 +30,7 @@ class ModelTest : public FakeTest, public ::testing::WithParamInterface<Shape> {
 TEST_P(ModelTest, ReadsBackWhatWasWritten) {
   constexpr size_t kBytes = 8 << 20;
   const Shape& shape = GetParam();
+  use({.registers_buffers = true});
   struct Disk {
     MemoryBackend memory{kBytes};
     std::unique_ptr<WorkersBackend> workers;
@@ -91,7 +92,17 @@ INSTANTIATE_TEST_SUITE_P(
               .workers = 3,
               .flags = abi::kFlagBatchIo | abi::kFlagUserCopy},
         Shape{.name = "BatchThatFallsBack",
-              .flags = abi::kFlagBatchIo | abi::kFlagUserCopy | abi::kFlagAutoBufReg}),
+              .flags = abi::kFlagBatchIo | abi::kFlagUserCopy | abi::kFlagAutoBufReg},
+        Shape{.name = "ExplicitZeroCopy",
+              .devices = 3,
+              .queues = 2,
+              .flags = abi::kFlagUserCopy | abi::kFlagSupportZeroCopy},
+        Shape{.name = "ExplicitZeroCopyWorkersTwoRings",
+              .devices = 2,
+              .queues = 2,
+              .rings = 2,
+              .workers = 3,
+              .flags = abi::kFlagUserCopy | abi::kFlagSupportZeroCopy}),
     [](const auto& param_info) { return param_info.param.name; });
 
 }  // namespace

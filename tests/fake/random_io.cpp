@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "random_io.h"
 
+#include <ublk/error.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -44,6 +46,7 @@ class RandomIo::Lane {
         left_(requests),
         random_(state.options.seed * 1000 + number),
         model_(sectors * kSectorSize),
+        known_(sectors, state.options.blank),
         data_(std::min<uint64_t>(sectors, state.options.max_sectors) * kSectorSize) {}
 
   void next(const std::shared_ptr<State>& keep) {
@@ -62,21 +65,36 @@ class RandomIo::Lane {
   }
 
  private:
-  std::byte* model() { return model_.data() + (io_.sector - first_sector_) * kSectorSize; }
+  std::ptrdiff_t first_of_model() const {
+    return static_cast<std::ptrdiff_t>(io_.sector - first_sector_);
+  }
+  std::byte* model() { return model_.data() + first_of_model() * kSectorSize; }
   size_t bytes() const { return size_t{io_.sectors} * kSectorSize; }
 
   void choose() {
-    const uint64_t lane_sectors = model_.size() / kSectorSize;
-    io_.sectors = 1 + static_cast<uint32_t>(random_() % (data_.size() / kSectorSize));
-    io_.sector = first_sector_ + random_() % (lane_sectors - io_.sectors + 1);
-    io_.data = data_.data();
+    const Options& options = state_.options;
+    const uint32_t block = options.block_sectors;
+    const uint64_t lane_blocks = model_.size() / kSectorSize / block;
+    const uint32_t blocks =
+        1 + static_cast<uint32_t>(random_() % (data_.size() / kSectorSize / block));
+    io_ = {.sector = first_sector_ + random_() % (lane_blocks - blocks + 1) * block,
+           .sectors = blocks * block,
+           .data = data_.data()};
+    if (const uint64_t chunk = options.chunk_sectors; chunk != 0)
+      io_.sectors =
+          static_cast<uint32_t>(std::min<uint64_t>(io_.sectors, chunk - io_.sector % chunk));
     const auto dice = random_() % 100;
-    if (dice < 45 || (dice >= 90 && !state_.options.zeroing))
-      io_.op = Operation::kRead;
-    else if (dice < 90)
+    io_.op = Operation::kRead;
+    if (dice >= 45 && dice < 90)
       io_.op = Operation::kWrite;
-    else
-      io_.op = dice < 95 ? Operation::kDiscard : Operation::kWriteZeroes;
+    else if (dice >= 90 && dice < 94 && options.discards)
+      io_.op = Operation::kDiscard;
+    else if (dice >= 94 && dice < 98 && options.zeroing)
+      io_.op = Operation::kWriteZeroes;
+    else if (dice >= 98 && options.flushes)
+      io_ = {.op = Operation::kFlush};
+    if (io_.op == Operation::kWrite && options.fua && dice % 8 == 0)
+      io_.flags = ublk::abi::kIoFlagFua;
   }
 
   void fill() {
@@ -89,21 +107,36 @@ class RandomIo::Lane {
 
   void check(int result) {
     if (result != 0) {
-      state_.failed(text() + " ended with " + std::to_string(result));
-    } else if (io_.op == Operation::kWrite) {
+      state_.failed(text() + " fails with " + ublk::errno_name(-result));
+      return;
+    }
+    if (io_.op == Operation::kRead) compare();
+    if (io_.op == Operation::kRead || io_.op == Operation::kFlush) return;
+    if (io_.op == Operation::kWrite)
       std::memcpy(model(), data_.data(), bytes());
-    } else if (io_.op != Operation::kRead) {
+    else
       std::memset(model(), 0, bytes());
-    } else if (std::memcmp(model(), data_.data(), bytes()) != 0) {
-      const auto differs = std::mismatch(model(), model() + bytes(), data_.data()).first - model();
-      state_.failed(text() + " differs from byte " + std::to_string(differs));
+    const bool known = io_.op != Operation::kDiscard || state_.options.blank;
+    std::fill_n(known_.begin() + first_of_model(), io_.sectors, known);
+  }
+
+  void compare() {
+    if (!state_.options.compares) return;
+    for (uint32_t sector = 0; sector < io_.sectors; ++sector) {
+      if (!known_[first_of_model() + sector]) continue;
+      const std::byte* expected = model() + sector * size_t{kSectorSize};
+      const std::byte* read = data_.data() + sector * size_t{kSectorSize};
+      const auto differs = std::mismatch(expected, expected + kSectorSize, read).first - expected;
+      if (differs == kSectorSize) continue;
+      state_.failed(text() + " differs from byte " +
+                    std::to_string(sector * kSectorSize + differs));
+      return;
     }
   }
 
   std::string text() const {
-    return "lane " + std::to_string(number_) + ", " + std::to_string(left_) +
-           " requests before its end: operation " + std::to_string(static_cast<int>(io_.op)) +
-           " of " + std::to_string(io_.sectors) + " sectors at " + std::to_string(io_.sector);
+    return to_string(io_) + " (lane " + std::to_string(number_) + ", " + std::to_string(left_) +
+           " requests before its end)";
   }
 
   State& state_;
@@ -112,6 +145,7 @@ class RandomIo::Lane {
   uint64_t left_;
   std::mt19937_64 random_;
   std::vector<std::byte> model_;
+  std::vector<bool> known_;  // sectors
   std::vector<std::byte> data_;
   Io io_;
 };
@@ -124,7 +158,9 @@ RandomIo::RandomIo(std::shared_ptr<Disk> disk, const Options& options)
   if (const char* seed = std::getenv("UBLK_FAKE_SEED"); seed != nullptr)
     state.options.seed = std::strtoull(seed, nullptr, 10);
   state.running = options.depth;
-  const uint64_t sectors = state.disk->sectors() / options.depth;
+  const uint64_t used = options.sectors != 0 ? options.sectors : state.disk->sectors();
+  uint64_t sectors = used / options.depth;
+  sectors -= sectors % options.block_sectors;
   for (unsigned number = 0; number < options.depth; ++number) {
     const uint64_t share =
         options.requests / options.depth + (number < options.requests % options.depth ? 1 : 0);

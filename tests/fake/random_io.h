@@ -13,7 +13,7 @@
 namespace fake {
 
 // Keeps `depth` requests under way, each in a part of the disk of its own, so that what must be
-// read is known whatever the order. The disk must be all zero. Any thread.
+// read is known whatever the order. Any thread.
 class RandomIo {
  public:
   struct Options {
@@ -21,7 +21,17 @@ class RandomIo {
     unsigned depth = 32;
     uint64_t requests = 1000;
     uint32_t max_sectors = 64;
-    bool zeroing = true;  // DISCARD and WRITE_ZEROES, too; the disk must read zeroes after both
+    uint64_t sectors = 0;        // at the disk's start, which are used; 0: all
+    uint32_t block_sectors = 1;  // what all requests are multiples of
+    uint32_t chunk_sectors = 0;  // what no request crosses a multiple of; 0: none
+    bool zeroing = true;         // WRITE_ZEROES, too
+    bool discards = true;        // DISCARD, too
+    bool flushes = false;        // FLUSH, too
+    bool fua = false;            // some writes with FUA
+    // The disk is all zero at first, and reads zeroes where it was discarded. Else nothing is known
+    // of what was not written.
+    bool blank = true;
+    bool compares = true;  // false: the disk keeps no data
   };
 
   // Starts at once.

@@ -63,7 +63,13 @@ ino_t inode_of(int fd) {
 }
 
 RingPort::RingPort(const io_uring& ring)
-    : fd_(ring.ring_fd), inode_(inode_of(ring.ring_fd)), cq_tail_(ring.cq.ktail) {}
+    : fd_(ring.ring_fd),
+      inode_(inode_of(ring.ring_fd)),
+      cq_tail_(ring.cq.ktail),
+      enter_fd_(ring.enter_ring_fd),
+      thread_(gettid()),
+      sq_(ring.sq),
+      sqe_shift_((ring.flags & IORING_SETUP_SQE128) != 0 ? 1 : 0) {}
 
 Command& RingPort::take() {
   if (unused_ == nullptr) unused_ = given_back_.exchange(nullptr, std::memory_order_acquire);
@@ -105,6 +111,14 @@ std::optional<RingPort::Buffer> RingPort::take_buffer(io_uring_buf_ring& buffers
   if (io_uring_smp_load_acquire(&buffers.tail) == buffers_head_) return std::nullopt;
   const io_uring_buf& buffer = buffers.bufs[buffers_head_++ & kMask];
   return Buffer{pointer_to<std::byte>(buffer.addr), buffer.len, buffer.bid};
+}
+
+std::vector<io_uring_sqe*> RingPort::submission() const {
+  std::vector<io_uring_sqe*> sqes;
+  const unsigned tail = io_uring_smp_load_acquire(sq_.ktail);
+  for (unsigned head = io_uring_smp_load_acquire(sq_.khead); head != tail; ++head)
+    sqes.push_back(&sq_.sqes[(head & *sq_.kring_mask) << sqe_shift_]);
+  return sqes;
 }
 
 int RingPort::answer_fd() const { return inode_of(fd_) == inode_ ? fd_ : -1; }

@@ -11,6 +11,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "command.h"
@@ -29,6 +30,10 @@ class RingPort {
   RingPort& operator=(const RingPort&) = delete;
 
   bool is_port_of(int fd, ino_t inode) const { return fd == fd_ && inode == inode_; }
+  // Each thread has its own registered rings. False once the ring has gone.
+  bool is_registered_as(int index, pid_t thread) const {
+    return index == enter_fd_ && thread == thread_ && answer_fd() >= 0;
+  }
 
   // A command to fill in. Its memory belongs to the port.
   Command& take();
@@ -59,6 +64,10 @@ class RingPort {
     uint16_t id;
   };
   std::optional<Buffer> take_buffer(io_uring_buf_ring& buffers);
+  // Those of the ring's buffer table in which data is registered. On the driver's thread.
+  std::set<uint64_t>& buffer_slots() { return buffer_slots_; }
+  // The SQEs between the kernel's head and tail. While the ring's thread is in io_uring_enter.
+  std::vector<io_uring_sqe*> submission() const;
   // What the kernel's release of the CQ's tail does for the thread that then reads the CQE, told to
   // ThreadSanitizer, which can't see the kernel.
   void publish() const;
@@ -67,12 +76,17 @@ class RingPort {
   const int fd_;
   const ino_t inode_;
   unsigned* const cq_tail_;
+  const int enter_fd_;  // what the ring's thread gives to io_uring_enter
+  const pid_t thread_;
+  const io_uring_sq sq_;  // pointers into memory that is shared with the kernel
+  const unsigned sqe_shift_;
 
   std::deque<Command> commands_;
   Command* unused_ = nullptr;                  // the ring's thread's
   std::atomic<Command*> given_back_{nullptr};  // pushed by the driver's thread
 
   uint16_t buffers_head_ = 0;
+  std::set<uint64_t> buffer_slots_;
 
   std::vector<Target> targets_;  // known in epoch known_epoch_
   uint64_t known_epoch_ = 0;

@@ -18,94 +18,15 @@
 #include <utility>
 #include <vector>
 
-#include "fixture.h"
 #include "random_io.h"
+#include "runner_fixture.h"
 
 namespace fake {
 namespace {
 
 using ublk_runner::BatchOption;
 using ublk_runner::BufferOption;
-using ublk_runner::Config;
-using ublk_runner::DeviceConfig;
-using ublk_runner::Runner;
-using ublk_runner::StartSummary;
 using ublk_runner::ZeroCopyOption;
-
-using Options = std::vector<std::pair<std::string, std::string>>;
-
-class RunnerTest : public FakeTest {
- protected:
-  void SetUp() override {
-    FakeTest::SetUp();
-    char dir[] = "/tmp/ublk-runner-test-XXXXXX";
-    ASSERT_NE(mkdtemp(dir), nullptr);
-    dir_ = dir;
-  }
-  void TearDown() override {
-    if (runner_) stop();
-    std::filesystem::remove_all(dir_);
-    FakeTest::TearDown();
-  }
-
-  DeviceConfig& add(const std::string& name, const std::string& handler, const Options& options) {
-    DeviceConfig device;
-    device.name = name;
-    device.handler = handler;
-    device.queue_depth = 32;
-    device.max_io_size = 64 << 10;
-    for (const auto& [key, value] : options)
-      device.options[key] = {value, {.file = "test", .line = 1}};
-    config_.devices.push_back(std::move(device));
-    return config_.devices.back();
-  }
-
-  StartSummary start() {
-    ublk_runner::RunnerOptions options;
-    options.handler_dir = UBLK_TEST_HANDLERS;
-    options.link_dir = dir_ + "/ublk";
-    options.driver = &driver();
-    runner_ = std::make_unique<Runner>(options);
-    StartSummary summary;
-    bool done = false;
-    runner_->start(config_, [&](StartSummary s) {
-      summary = std::move(s);
-      done = true;
-    });
-    iterate_until(done);
-    return summary;
-  }
-
-  void stop() {
-    bool done = false;
-    runner_->stop([&] { done = true; });
-    iterate_until(done);
-    runner_.reset();
-  }
-
-  static void iterate_until(const bool& done) {
-    while (!done) g_main_context_iteration(nullptr, TRUE);
-  }
-
-  std::string dir_;
-  Config config_;
-  std::unique_ptr<Runner> runner_;
-};
-
-struct Shape {
-  const char* name;
-  const char* handler;
-  Options options;
-};
-
-struct Mode {
-  const char* name;
-  BufferOption option;
-  BatchOption batch_io = BatchOption::kOff;
-};
-
-std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.name; }
-std::ostream& operator<<(std::ostream& out, const Mode& mode) { return out << mode.name; }
 
 class RunnerDataTest : public RunnerTest,
                        public testing::WithParamInterface<std::tuple<Shape, Mode>> {};
@@ -134,14 +55,23 @@ TEST_P(RunnerDataTest, ReadsBackWhatWasWritten) {
 INSTANTIATE_TEST_SUITE_P(
     , RunnerDataTest,
     testing::Combine(
-        testing::Values(Shape{"Memory", "memory", {{"size", "8M"}}},
-                        Shape{
-                            "FileRing", "file", {{"path", ""}, {"size", "8M"}, {"create", "true"}}},
-                        Shape{"MovesInline", "moves", {{"size", "8M"}}},
-                        Shape{"MovesOnRing", "moves", {{"size", "8M"}, {"io", "ring"}}},
-                        Shape{"MovesOnWorkers", "moves", {{"size", "8M"}, {"io", "workers"}}},
-                        Shape{"OwnBuffers", "own", {{"size", "8M"}}},
-                        Shape{"OwnBuffersOnWorkers", "own", {{"size", "8M"}, {"io", "workers"}}}),
+        testing::Values(
+            Shape{"Memory", "memory", {{"size", "8M"}}},
+            Shape{"FileRing", "file", {{"path", ""}, {"size", "8M"}, {"create", "true"}}},
+            Shape{"FileWorkers",
+                  "file",
+                  {{"path", ""}, {"size", "8M"}, {"create", "true"}, {"io", "workers"}}},
+            Shape{"Coroutines", "coroutines", {{"size", "8M"}}},
+            Shape{"CoroutinesOnWorkers", "coroutines", {{"size", "8M"}, {"io", "workers"}}},
+            Shape{"CoroutinesMove", "coroutines_moving", {{"size", "8M"}}},
+            Shape{"CoroutinesMoveOnWorkers",
+                  "coroutines_moving",
+                  {{"size", "8M"}, {"io", "workers"}}},
+            Shape{"MovesInline", "moves", {{"size", "8M"}}},
+            Shape{"MovesOnRing", "moves", {{"size", "8M"}, {"io", "ring"}}},
+            Shape{"MovesOnWorkers", "moves", {{"size", "8M"}, {"io", "workers"}}},
+            Shape{"OwnBuffers", "own", {{"size", "8M"}}},
+            Shape{"OwnBuffersOnWorkers", "own", {{"size", "8M"}, {"io", "workers"}}}),
         testing::Values(Mode{"Auto", BufferOption::kAuto}, Mode{"Copy", BufferOption::kCopy},
                         Mode{"GetData", BufferOption::kGetData},
                         Mode{"UserCopy", BufferOption::kUserCopy},
@@ -150,6 +80,41 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& param_info) {
       return std::string(std::get<0>(param_info.param).name) + std::get<1>(param_info.param).name;
     });
+
+// Workers, the ring and the kernel all have work for a thread that spins, and it still ends.
+TEST_F(RunnerTest, SpinningThreadsServeTheSame) {
+  config_.spin = 200;
+  config_.io_threads = 2;
+  const Options ring = {{"path", dir_ + "/disk"}, {"size", "8M"}, {"create", "true"}};
+  add("ring", "file", ring).queues = 2;
+  add("workers", "moves", {{"size", "8M"}, {"io", "workers"}}).queues = 2;
+  add("inline", "memory", {{"size", "8M"}}).batch_io = BatchOption::kOff;
+  ASSERT_TRUE(start().failed.empty());
+  for (const unsigned depth : {1u, 32u}) {
+    std::vector<std::unique_ptr<RandomIo>> all;
+    for (uint32_t id = 0; id < 3; ++id) {
+      const auto disk = driver().disk(id);
+      EXPECT_EQ(disk->discard(0, 16384), 0);  // for the model
+      all.push_back(std::make_unique<RandomIo>(
+          disk, RandomIo::Options{.depth = depth, .requests = 2000, .max_sectors = 128}));
+    }
+    for (const auto& io : all) {
+      ASSERT_TRUE(io->wait(kHung)) << io->completed() << " requests have ended";
+      EXPECT_EQ(io->error(), "");
+    }
+  }
+}
+
+TEST_F(RunnerTest, AutomaticQueuesFollowTheThreadsUpToFour) {
+  for (const auto& [threads, queues] : {std::pair(1u, 1u), {3u, 3u}, {16u, 4u}}) {
+    config_.devices.clear();
+    config_.io_threads = threads;
+    add("disk", "null", {{"size", "8M"}}).queues = 0;
+    ASSERT_TRUE(start().failed.empty());
+    EXPECT_EQ(ublk::Control(driver()).info(0).nr_hw_queues, queues);
+    stop();
+  }
+}
 
 TEST_F(RunnerTest, AModeThatTheKernelLacksIsAnErrorOrLeftOut) {
   use({.features = kLinux7_2 & ~ublk::abi::kFlagUserCopy});
@@ -164,7 +129,7 @@ TEST_F(RunnerTest, AModeThatTheKernelLacksIsAnErrorOrLeftOut) {
 }
 
 TEST_F(RunnerTest, ZeroCopyIsAnErrorOrLeftOutWhereItCannotBe) {
-  use({.features = kLinux7_2 & ~ublk::abi::kFlagAutoBufReg});
+  use({.features = kLinux6_12});
   const auto add_file = [this](const std::string& name) -> DeviceConfig& {
     return add(name, "file", {{"path", dir_ + "/" + name}, {"size", "1M"}, {"create", "true"}});
   };
@@ -176,8 +141,41 @@ TEST_F(RunnerTest, ZeroCopyIsAnErrorOrLeftOutWhereItCannotBe) {
   std::map<std::string, std::string> causes;
   for (const auto& failed : summary.failed) causes[failed.device] = failed.cause;
   EXPECT_EQ(causes["forced"],
-            "zero_copy = on: this kernel can't (UBLK_F_AUTO_BUF_REG, Linux 6.16)");
+            "zero_copy = on: this kernel can't (UBLK_F_SUPPORT_ZERO_COPY, Linux 6.15)");
   EXPECT_EQ(causes["memory"], "zero_copy = on: the handler can't, with these options");
+}
+
+// The kernel's own registration where there is one, else commands, which exclude batch I/O. The
+// fake registers nothing, so all is copied, and right.
+TEST_F(RunnerTest, ZeroCopyIsExplicitOnlyWhereTheKernelDoesNotRegister) {
+  const uint64_t batch_alone = kLinux6_15 | ublk::abi::kFlagBatchIo;
+  for (const uint64_t features : {kLinux6_15, batch_alone, kLinux7_2}) {
+    use({.features = features});
+    config_.devices.clear();
+    add("disk", "file", {{"path", dir_ + "/disk"}, {"size", "8M"}, {"create", "true"}}).queues = 2;
+    ASSERT_EQ(start().started, 1u);
+    const uint64_t flags = ublk::Control(driver()).info(0).flags;
+    EXPECT_NE(flags & ublk::abi::kFlagUserCopy, 0u);
+    EXPECT_EQ((flags & ublk::abi::kFlagAutoBufReg) != 0, features == kLinux7_2);
+    EXPECT_EQ((flags & ublk::abi::kFlagSupportZeroCopy) != 0, features != kLinux7_2);
+    EXPECT_EQ((flags & ublk::abi::kFlagBatchIo) != 0, features == kLinux7_2);
+    RandomIo io(driver().disk(0), {.depth = 64, .requests = 2000, .max_sectors = 128});
+    ASSERT_TRUE(io.wait(kHung)) << io.completed() << " requests have ended";
+    EXPECT_EQ(io.error(), "");
+    stop();
+    std::filesystem::remove(dir_ + "/disk");
+  }
+}
+
+TEST_F(RunnerTest, ExplicitZeroCopyExcludesBatchIo) {
+  use({.features = kLinux6_15 | ublk::abi::kFlagBatchIo});
+  add("disk", "file", {{"path", dir_ + "/disk"}, {"size", "1M"}, {"create", "true"}}).batch_io =
+      BatchOption::kOn;
+  const StartSummary summary = start();
+  ASSERT_EQ(summary.failed.size(), 1u);
+  EXPECT_EQ(
+      summary.failed[0].cause,
+      "batch_io = on: not with zero copy on a kernel without UBLK_F_AUTO_BUF_REG, Linux 6.16");
 }
 
 TEST_F(RunnerTest, BatchIoIsAnErrorOrLeftOutWhereItCannotBe) {
@@ -263,6 +261,26 @@ TEST_F(RunnerTest, RequestsThatHangDontKeepBackOthers) {
     while (hanging != round + 1) std::this_thread::yield();
   }
   stop();
+}
+
+// Else it would be failed all the same, but its handler left open, in whose hands it is.
+TEST_F(RunnerTest, ARequestThatWaitsForEverIsCancelledByAStop) {
+  const std::vector<std::string> places = {"ring", "workers"};
+  for (const std::string& io : places)
+    add(io, "coroutines",
+        {{"io", io}, {"scene", "sleeps_forever"}, {"scene_at", "64K"}, {"alive", dir_ + "/" + io}});
+  ASSERT_TRUE(start().failed.empty());
+  std::vector<std::byte> data(4096);
+  std::atomic<unsigned> failed{0};
+  for (unsigned i = 0; i < places.size(); ++i) {
+    EXPECT_TRUE(std::filesystem::exists(dir_ + "/" + places[i]));
+    driver().disk(i)->submit({.sector = 128, .sectors = 8, .data = data.data()},
+                             [&](int result) { failed += result < 0; });
+  }
+  stop();
+  EXPECT_EQ(failed, places.size());
+  for (const std::string& io : places)
+    EXPECT_FALSE(std::filesystem::exists(dir_ + "/" + io)) << io << " is not closed";
 }
 
 }  // namespace

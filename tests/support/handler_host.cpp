@@ -315,6 +315,10 @@ int Queue::run(ublk_op op, uint64_t offset, uint32_t length, uint32_t flags, uin
   return finish(tag);
 }
 
+void Queue::cancel(uint16_t tag) {
+  device_.library_.table().cancel(device_.instance_, get(), &slots_.at(tag)->request);
+}
+
 io_uring_sqe* Queue::get_sqe() {
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr) {

@@ -74,6 +74,7 @@ class Queue {
   void start(uint16_t tag, ublk_op op, uint64_t offset, uint32_t length, uint32_t flags = 0);
   int finish(uint16_t tag);
   int run(ublk_op op, uint64_t offset, uint32_t length, uint32_t flags = 0, uint16_t tag = 0);
+  void cancel(uint16_t tag);  // asks the handler to; the tag must not be idle
 
   std::span<std::byte> buffer(uint16_t tag);
   void replace_buffer(uint16_t tag);  // by another one, full of 0xee

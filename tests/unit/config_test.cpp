@@ -65,6 +65,7 @@ class ConfigFiles {
 TEST(Config, EmptyFileHasTheDefaults) {
   const Config config = ConfigFiles(Files{{"conf", ""}}).load();
   EXPECT_EQ(config.io_threads, 0u);
+  EXPECT_EQ(config.spin, 0u);
   EXPECT_EQ(config.handler_dir, UBLK_HANDLER_DIR);
   EXPECT_EQ(config.log_level, LogLevel::kInfo);
   EXPECT_TRUE(config.devices.empty());
@@ -74,11 +75,17 @@ TEST(Config, ReadsEachKey) {
   const Config config = ConfigFiles(Files{{"conf",
                                            "[runner]\n"
                                            "io_threads = 4\n"
+                                           "spin = 50\n"
                                            "handler_dir = /opt/handlers\n"
                                            "log_level = debug\n"
+                                           "statistics = on\n"
+                                           "statistics_file = /var/ublk.prom\n"
+                                           "statistics_interval = 3\n"
                                            "\n"
                                            "[device disk0]\n"
                                            "handler = file\n"
+                                           "io_timeout = 30\n"
+                                           "io_timeout_action = fail\n"
                                            "queues = 2\n"
                                            "queue_depth = 64\n"
                                            "max_io_size = 1M\n"
@@ -86,21 +93,27 @@ TEST(Config, ReadsEachKey) {
                                            "path = /srv/disk0.img\n"}})
                             .load();
   EXPECT_EQ(config.io_threads, 4u);
+  EXPECT_EQ(config.spin, 50u);
   EXPECT_EQ(config.handler_dir, "/opt/handlers");
   EXPECT_EQ(config.log_level, LogLevel::kDebug);
+  EXPECT_TRUE(config.statistics);
+  EXPECT_EQ(config.statistics_file, "/var/ublk.prom");
+  EXPECT_EQ(config.statistics_interval, std::chrono::seconds(3));
   ASSERT_EQ(config.devices.size(), 1u);
   const DeviceConfig& device = config.devices[0];
   EXPECT_EQ(device.name, "disk0");
   EXPECT_EQ(device.handler, "file");
+  EXPECT_EQ(device.io_timeout, std::chrono::seconds(30));
+  EXPECT_EQ(device.io_timeout_action, TimeoutAction::kFail);
   EXPECT_EQ(device.queues, 2u);
   EXPECT_EQ(device.queue_depth, 64u);
   EXPECT_EQ(device.max_io_size, 1u << 20);
   EXPECT_TRUE(device.read_only);
-  EXPECT_EQ(device.location.line, 6);
-  EXPECT_EQ(device.handler_location.line, 7);
+  EXPECT_EQ(device.location.line, 10);
+  EXPECT_EQ(device.handler_location.line, 11);
   ASSERT_EQ(device.options.size(), 1u);
   EXPECT_EQ(device.options.at("path").value, "/srv/disk0.img");
-  EXPECT_EQ(device.options.at("path").location.line, 12);
+  EXPECT_EQ(device.options.at("path").location.line, 18);
 }
 
 // The structures are also filled in by hand, and then must mean the same.
@@ -118,6 +131,8 @@ TEST(Config, StructuresHaveTheDefaultsOfTheTables) {
     EXPECT_EQ(said.queue_depth, device.queue_depth) << key.name;
     EXPECT_EQ(said.max_io_size, device.max_io_size) << key.name;
     EXPECT_EQ(said.read_only, device.read_only) << key.name;
+    EXPECT_EQ(said.io_timeout, device.io_timeout) << key.name;
+    EXPECT_EQ(said.io_timeout_action, device.io_timeout_action) << key.name;
   }
   EXPECT_EQ(device.queues, by_hand.queues);
   EXPECT_EQ(device.queue_depth, by_hand.queue_depth);
@@ -126,11 +141,15 @@ TEST(Config, StructuresHaveTheDefaultsOfTheTables) {
 
   std::string all = "[runner]\n";
   for (const ublk_option& key : runner_keys())
-    all += std::string(key.name) + " = " + key.default_value + '\n';
+    if (key.default_value != nullptr)
+      all += std::string(key.name) + " = " + key.default_value + '\n';
   const Config said = ConfigFiles(Files{{"conf", all}}).load();
   EXPECT_EQ(said.io_threads, Config().io_threads);
+  EXPECT_EQ(said.spin, Config().spin);
   EXPECT_EQ(said.handler_dir, Config().handler_dir);
   EXPECT_EQ(said.log_level, Config().log_level);
+  EXPECT_EQ(said.statistics, Config().statistics);
+  EXPECT_EQ(said.statistics_interval, Config().statistics_interval);
 }
 
 TEST(Config, SpacesCommentsAndLineEndsDoNotCount) {
@@ -244,7 +263,7 @@ const char kEscape[] =
     "the value of \"x\" has a bad escape sequence, expected \\s, \\n, \\t, \\r or \\\\ after the "
     "backslash";
 const char kThreads[] = "io_threads: expected a number from 0 to 256, not ";
-const char kQueues[] = "queues: expected a number from 1 to 4096, not ";
+const char kQueues[] = "queues: expected a number from 0 to 4096, not ";
 const char kDepth[] = "queue_depth: expected a number from 1 to 4096, not ";
 const char kSize[] =
     "max_io_size: expected a size from 4K to 32M in bytes, such as 4096, 512K or 20G, not ";
@@ -300,8 +319,9 @@ const BadConfig kBadKeys[] = {
     {"unknown_runner_key",
      runner("colour = red\n"),
      {at("conf:2",
-         "unknown key \"colour\" of [runner], expected io_threads, handler_dir, log_level or "
-         "buffer_memory")}},
+         "unknown key \"colour\" of [runner], expected io_threads, spin, handler_dir, "
+         "log_level, buffer_memory, watch, changed_devices, lock_memory, statistics, "
+         "statistics_file or statistics_interval")}},
     {"near_runner_key",
      runner("io_thread = 1\n"),
      {at("conf:2", "unknown key \"io_thread\" of [runner], expected io_threads")}},
@@ -367,6 +387,12 @@ const BadConfig kBadValues[] = {
     {"threads_fraction", runner("io_threads = 1.5\n"), {at("conf:2", kThreads, "1.5")}},
     {"threads_suffix", runner("io_threads = 1K\n"), {at("conf:2", kThreads, "1K")}},
     {"threads_too_many", runner("io_threads = 257\n"), {at("conf:2", kThreads, "257")}},
+    {"spin_too_long",
+     runner("spin = 10001\n"),
+     {at("conf:2", "spin: expected a number from 0 to 10000, not ", "10001")}},
+    {"spin_unit",
+     runner("spin = 50us\n"),
+     {at("conf:2", "spin: expected a number from 0 to 10000, not ", "50us")}},
     {"threads_overflow",
      runner("io_threads = 18446744073709551616\n"),
      {at("conf:2", kThreads, "18446744073709551616")}},
@@ -391,7 +417,7 @@ const BadConfig kBadValues[] = {
     {"log_level_case",
      runner("log_level = Info\n"),
      {at("conf:2", "log_level: expected error, warning, info or debug, not ", "Info")}},
-    {"queues_zero", device("queues = 0\n"), {at("conf:3", kQueues, "0")}},
+    {"queues_negative", device("queues = -1\n"), {at("conf:3", kQueues, "-1")}},
     {"queues_too_many", device("queues = 4097\n"), {at("conf:3", kQueues, "4097")}},
     {"depth_zero", device("queue_depth = 0\n"), {at("conf:3", kDepth, "0")}},
     {"depth_too_large", device("queue_depth = 4097\n"), {at("conf:3", kDepth, "4097")}},
@@ -433,7 +459,7 @@ TEST(BadConfigs, AllErrorsAreFoundAndInOrder) {
                                  "io_threads = x\n"
                                  "junk\n"
                                  "[device a]\n"
-                                 "queues = 0\n"
+                                 "queues = -1\n"
                                  "read_only = x\n"
                                  "[device b]\n"
                                  "handler = null\n"
@@ -442,7 +468,7 @@ TEST(BadConfigs, AllErrorsAreFoundAndInOrder) {
   EXPECT_EQ(files.errors(),
             (std::vector<std::string>{
                 at("conf:2", kThreads, "x"), at("conf:3", kLine),
-                at("conf:4", "[device a] has no \"handler\""), at("conf:5", kQueues, "0"),
+                at("conf:4", "[device a] has no \"handler\""), at("conf:5", kQueues, "-1"),
                 at("conf:6", "read_only: expected true or false, not ", "x"),
                 at("conf:9", kUnknownGroup), at("conf.d/x.conf:1", kLine),
                 at("conf.d/x.conf:2", "device \"b\" is given twice, first at conf:7"),

@@ -30,6 +30,7 @@ constexpr uint16_t kDepth = 4;
 constexpr uint32_t kBlock = 4096;
 constexpr uint64_t kSectors = 1 << 20;
 constexpr uint32_t kScratchSize = 40;
+constexpr uint64_t kMillisecond = 1'000'000;  // in nanoseconds
 
 abi::IoDesc request(ublk_op op, uint64_t offset, uint32_t length, uint32_t flags = 0) {
   return {.op_flags = op | flags,
@@ -81,8 +82,14 @@ class DeviceQueueTest : public testing::TestWithParam<Where> {
     events.released = [this] { released_ = true; };
     events.closed = [this] { closed_promise_.set_value(); };
     queue_ = std::make_shared<DeviceQueue>(
-        DeviceQueue::Handler{table_, this, "test", on_worker() ? &*workers_ : nullptr}, thread_, 0,
-        kDepth, rules, events);
+        DeviceQueue::Handler{.table = table_,
+                             .instance = this,
+                             .device = "test",
+                             .workers = on_worker() ? &*workers_ : nullptr,
+                             .statistics = statistics_,
+                             .io_timeout = io_timeout_,
+                             .fails_late_requests = true},
+        thread_, 0, kDepth, rules, events);
     on_thread([&] {
       queue_->open(ublk::DeviceNode::open(driver_, driver_.info()), std::make_shared<int>());
     });
@@ -136,12 +143,22 @@ class DeviceQueueTest : public testing::TestWithParam<Where> {
     }
   }
 
+  // What the handler leaves unanswered until it is failed for it. (Where a worker was so late that
+  // the handler has never seen it, once more.)
+  ublk_request late(const abi::IoDesc& io, uint16_t tag) {
+    const size_t before = seen().size();
+    while (seen().size() == before) EXPECT_EQ(result_of(io, tag), -ETIMEDOUT);
+    return seen().back();
+  }
+
   ublk_handler table_{};
   std::shared_ptr<Submit> submit_ =
       std::make_shared<Submit>([](ublk_request& r) { return static_cast<int>(r.length); });
   ublk_test::ScriptedDriver driver_{kDepth};
   const std::shared_ptr<SharedPools> pools_ = SharedPools::make(MainContext(), 64 << 20);
-  QueueThread thread_{MainContext(), pools_, 0};
+  QueueThread thread_{MainContext(), pools_, 0, std::chrono::microseconds(0)};
+  std::shared_ptr<QueueStatistics> statistics_;
+  std::chrono::milliseconds io_timeout_{0};
   std::shared_ptr<DeviceQueue> queue_;
   std::promise<void> closed_promise_;
   bool opened_ = false;
@@ -173,7 +190,7 @@ TEST_P(DeviceQueueTest, AWholeResultIsCommitted) {
 TEST_P(DeviceQueueTest, FlushAndDiscardHaveNoDataAndCommitZero) {
   open();
   set_handler([](ublk_request&) { return 5; });
-  EXPECT_EQ(result_of(request(UBLK_OP_FLUSH, 0, 0)), 0);
+  EXPECT_EQ(result_of(request(UBLK_OP_FLUSH, 0, 4096)), 0);
   EXPECT_EQ(result_of(request(UBLK_OP_DISCARD, 4096, 4096)), 0);
   EXPECT_EQ(result_of(request(UBLK_OP_WRITE_ZEROES, 4096, 4096, abi::kIoFlagNoUnmap)), 0);
   const std::vector<ublk_request> requests = seen();
@@ -311,6 +328,23 @@ TEST_P(DeviceQueueTest, OnlyWhatTheRulesAllowReachesTheHandler) {
   EXPECT_EQ(seen().size(), 1u);
 }
 
+TEST_P(DeviceQueueTest, TheDeviceEndsAfterItsLastSector) {
+  open({.sectors = kSectors, .block_sectors = 1, .max_sectors = 128, .operations = 0x2f});
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, (kSectors - 1) * 512, 512)), 512);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, (kSectors - 1) * 512, 1024)), -EIO);
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, kSectors * 512, 512)), -EIO);
+  EXPECT_EQ(seen().size(), 1u);
+}
+
+TEST_P(DeviceQueueTest, ARequestPastTheTagsBufferIsRefused) {
+  open({.sectors = kSectors, .block_sectors = 8, .max_sectors = 128, .operations = 0x2f});
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 128 * 512)), 128 * 512);
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 136 * 512)), -EIO);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 136 * 512)), -EIO);
+  EXPECT_EQ(result_of(request(UBLK_OP_DISCARD, 0, 136 * 512)), 0);
+  EXPECT_EQ(seen().size(), 2u);
+}
+
 TEST_P(DeviceQueueTest, AReadOnlyDeviceIsNotWritten) {
   open({.sectors = kSectors,
         .block_sectors = 8,
@@ -402,6 +436,56 @@ TEST_P(DeviceQueueTest, DrainingWaitsForWhatIsDispatchedAlsoForItsRest) {
   on_thread([&] { queue_->refuse(); });
 }
 
+TEST_P(DeviceQueueTest, RequestsThatAreNotAnsweredAreCancelledOnTheQueuesThread) {
+  struct Cancelled {
+    std::thread::id thread;
+    std::vector<ublk_request> requests;
+  };
+  static Cancelled cancelled;
+  cancelled = {};
+  table_.cancel = [](void*, ublk_queue*, ublk_request* r) {
+    cancelled.thread = std::this_thread::get_id();
+    cancelled.requests.push_back(*r);
+    // One completes it in the call, one later.
+    if (r->op == UBLK_OP_READ) {
+      EXPECT_EQ(DeviceQueue::complete(r->id, -ECANCELED), 0);
+    }
+  };
+  open();
+  set_handler(
+      [](ublk_request& r) { return r.tag == 1 ? static_cast<int>(r.length) : UBLK_PENDING; });
+  push(0, request(UBLK_OP_READ, 8192, 4096));
+  wait_seen(1);
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 1), 4096);
+  push(3, request(UBLK_OP_FLUSH, 0, 0));
+  wait_seen(3);
+  std::thread::id queue_thread;
+  on_thread([&] {
+    queue_thread = std::this_thread::get_id();
+    queue_->refuse();
+    queue_->cancel();
+  });
+  EXPECT_EQ(cancelled.thread, queue_thread);
+  ASSERT_EQ(cancelled.requests.size(), 2u);
+  EXPECT_EQ(cancelled.requests[0].offset, 8192u);
+  EXPECT_EQ(driver_.committed(0), -ECANCELED);
+  EXPECT_FALSE(driver_.has_committed(3));
+  EXPECT_EQ(DeviceQueue::complete(cancelled.requests[1].id, 0), 0);
+  EXPECT_EQ(driver_.committed(3), 0);
+  on_thread([&] { EXPECT_EQ(queue_->abandon(), 0u); });
+}
+
+TEST_P(DeviceQueueTest, AHandlerNeedNotKnowHowToCancel) {
+  open();
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
+  push(0, request(UBLK_OP_READ, 0, 4096));
+  const uint64_t id = wait_seen(1).id;
+  on_thread([&] { queue_->cancel(); });
+  EXPECT_FALSE(driver_.has_committed(0));
+  EXPECT_EQ(DeviceQueue::complete(id, 4096), 0);
+  EXPECT_EQ(driver_.committed(0), 4096);
+}
+
 TEST_P(DeviceQueueTest, AbandonedRequestsFailAndTheirAnswersAreRefused) {
   table_.queue_close = [](void*, ublk_queue*, void*) {
     ADD_FAILURE() << "the handler has requests";
@@ -455,6 +539,131 @@ TEST_P(DeviceQueueTest, RequestsThatWaitForAWorkerAreDropped) {
   closed_ = true;
 }
 
+// ---------------------------------------------------------------- statistics --
+
+TEST_P(DeviceQueueTest, NoClockIsReadUnlessStatisticsAreOn) {
+  const auto statistics = std::make_shared<QueueStatistics>(0, kDepth);
+  statistics_ = statistics;
+  open();
+  const auto time = [this] {
+    uint64_t last = 0;
+    on_thread([&] { last = thread_.clock().last(); });
+    return last;
+  };
+  for (int i = 0; i < 10; ++i) result_of(request(UBLK_OP_READ, 0, 4096));
+  EXPECT_EQ(time(), 0u);
+  EXPECT_EQ(statistics->counters().operations[0].requests, 0u);
+
+  on_thread([&] { queue_->use_statistics(true); });
+  const uint64_t before = time();
+  EXPECT_NE(before, 0u);
+  result_of(request(UBLK_OP_READ, 0, 4096));
+  result_of(request(UBLK_OP_WRITE, kSectors * abi::kSectorSize, 4096));  // past the end
+  EXPECT_GT(time(), before);
+  on_thread([&] {
+    const DeviceStatistics counted = statistics->collect();
+    EXPECT_EQ(counted.operations[0].requests, 1u);
+    EXPECT_EQ(counted.operations[0].bytes, 4096u);
+    EXPECT_EQ(counted.operations[1].requests, 1u);
+    EXPECT_EQ(counted.operations[1].errors, 1u);
+    ASSERT_EQ(counted.slowest.size(), 2u);
+  });
+
+  on_thread([&] { queue_->use_statistics(false); });
+  const uint64_t after = time();
+  result_of(request(UBLK_OP_READ, 0, 4096));
+  EXPECT_EQ(time(), after) << "it stands still again";
+}
+
+TEST_P(DeviceQueueTest, TheTimeUntilALaterAnswerIsTheHandlers) {
+  const auto statistics = std::make_shared<QueueStatistics>(0, kDepth);
+  statistics_ = statistics;
+  open();
+  on_thread([&] { queue_->use_statistics(true); });
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
+  push(0, request(UBLK_OP_READ, 8192, 4096));
+  const uint64_t id = wait_seen(1).id;
+  on_thread([&] {
+    EXPECT_EQ(statistics->collect().operations[0].in_flight, 1u);
+    EXPECT_GT(statistics->collect().oldest, 0u);
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(DeviceQueue::complete(id, 4096), 0);
+  EXPECT_EQ(driver_.committed(0), 4096);
+  on_thread([&] {
+    const SlowRequest slow = statistics->collect().slowest.at(0);
+    EXPECT_EQ(slow.sector, 16u);
+    EXPECT_EQ(slow.length, 4096u);
+    EXPECT_EQ(slow.result, 4096);
+    EXPECT_GE(slow.stages[kHandler], 20 * kMillisecond);
+    EXPECT_EQ(slow.stages[kTotal],
+              slow.stages[kQueue] + slow.stages[kHandler] + slow.stages[kCommit]);
+  });
+}
+
+// ------------------------------------------------------------------- timeouts --
+
+TEST_P(DeviceQueueTest, ALateAnswerFindsItsMemoryAsItWas) {
+  io_timeout_ = std::chrono::milliseconds(40);
+  open();
+  set_handler([](ublk_request& r) {
+    std::fill_n(static_cast<unsigned char*>(r.scratch), kScratchSize, 0x11);
+    return UBLK_PENDING;
+  });
+  const ublk_request first = late(request(UBLK_OP_READ, 4096, 8192), 2);
+
+  // The tag's next request has nothing of it, and the same again.
+  for (int next = 0; next < 2; ++next) {
+    const ublk_request other = late(request(UBLK_OP_WRITE, 0, 4096), 2);
+    EXPECT_NE(other.id, first.id);
+    EXPECT_EQ(other.tag, 2);
+    EXPECT_NE(other.buffer, first.buffer);
+    EXPECT_NE(other.scratch, first.scratch);
+    EXPECT_EQ(other.flags & UBLK_REQUEST_TAG_BUFFER, 0u) << "it is another buffer";
+  }
+  on_thread([&] { EXPECT_EQ(queue_->dispatched(), 3u) << "the handler has them"; });
+
+  std::fill_n(static_cast<std::byte*>(first.buffer), 8192, std::byte{0xee});
+  for (const ublk_request& r : seen()) EXPECT_EQ(DeviceQueue::complete(r.id, 4096), -EALREADY);
+  for (unsigned left = 1; left != 0;) on_thread([&] { left = queue_->dispatched(); });
+
+  set_handler([](ublk_request& r) { return static_cast<int>(r.length); });
+  EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 2), 4096);
+}
+
+TEST_P(DeviceQueueTest, ARequestThatIsAnsweredInPartsInTimeGoesOn) {
+  io_timeout_ = std::chrono::milliseconds(400);
+  open();
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
+  push(0, request(UBLK_OP_READ, 0, 16384));
+  for (size_t part = 1; part <= 4; ++part) {
+    const uint64_t id = wait_seen(part).id;
+    std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    if (DeviceQueue::complete(id, 4096) != 0) GTEST_SKIP() << "this machine is too slow";
+  }
+  EXPECT_EQ(driver_.committed(0), 16384);
+}
+
+TEST_P(DeviceQueueTest, AQueueIsClosedWhenTheLastLateAnswerHasCome) {
+  io_timeout_ = std::chrono::milliseconds(40);
+  static std::atomic<bool> queue_closed;
+  queue_closed = false;
+  table_.queue_close = [](void*, ublk_queue*, void*) {
+    queue_closed = true;
+    return 0;
+  };
+  open();
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
+  const uint64_t id = late(request(UBLK_OP_FLUSH, 0, 0), 0).id;
+  on_thread([&] { driver_.stop(thread_.ring()); });
+  while (!released_) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_FALSE(queue_closed) << "the handler has a request";
+  EXPECT_EQ(DeviceQueue::complete(id, 0), -EALREADY);
+  wait_closed();
+  EXPECT_TRUE(queue_closed);
+}
+
 // ---------------------------------------------------------------------- life --
 
 TEST_P(DeviceQueueTest, AQueueThatTheHandlerCantOpenReportsWhyAndIsClosed) {
@@ -480,12 +689,16 @@ TEST_P(DeviceQueueTest, AQueueIsClosedWhenTheHandlerSaysSo) {
     *data = queue;
     return 0;
   };
+  static std::promise<void> asked;
+  asked = {};
   table_.queue_close = [](void*, ublk_queue* queue, void* data) {
     EXPECT_EQ(queue, data);
+    asked.set_value();
     return UBLK_PENDING;
   };
   open();
   on_thread([&] { driver_.stop(thread_.ring()); });
+  ASSERT_EQ(asked.get_future().wait_for(std::chrono::seconds(10)), std::future_status::ready);
   std::future<void> closed = closed_promise_.get_future();
   EXPECT_EQ(closed.wait_for(std::chrono::milliseconds(20)), std::future_status::timeout);
   on_thread([&] { handler_host().queue_closed(queue_.get()); });
@@ -528,8 +741,6 @@ struct Timer : ublk_timer {
     };
   }
 };
-
-constexpr uint64_t kMillisecond = 1'000'000;
 
 TEST_P(DeviceQueueTest, ATimerFiresOnceAndNotBefore) {
   open();

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <filesystem>
 
 #include "handler_host.h"
 #include "test_data.h"
@@ -44,6 +45,20 @@ TEST(ExternalHandlers, ServesAHandlerInCpp) {
   EXPECT_EQ(disk.queue().run(UBLK_OP_DISCARD, 0, 4096), -EOPNOTSUPP);
   EXPECT_THROW(Device("blocking", {{"path", path}}, 0, 1, std::chrono::milliseconds(0)),
                test::HandlerError);
+}
+
+TEST(ExternalHandlers, ServesAHandlerOfCoroutines) {
+  const test::TempDir dir;
+  const std::string left = dir.make_file("left.img", 1 << 20);
+  const std::string right = dir.make_file("right.img", 1 << 20);
+  Device disk("mirror", {{"left", left}, {"right", right}});
+  EXPECT_EQ(disk.geometry().flags, UBLK_GEOMETRY_FLUSH);
+  disk.write(8192, test::pattern(4096));
+  disk.flush();
+  EXPECT_EQ(disk.read(8192, 4096), test::pattern(4096));
+  EXPECT_EQ(test::file_bytes(left), test::file_bytes(right));
+  std::filesystem::resize_file(left, 0);
+  EXPECT_EQ(disk.read(8192, 4096), test::pattern(4096)) << "of the other one";
 }
 
 }  // namespace

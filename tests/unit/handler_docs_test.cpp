@@ -126,7 +126,8 @@ std::string as_roff(const std::string& text) {
 TEST(HandlerPage, ShowsTheExamplesThatAreBuilt) {
   const std::string page = text_of("man/ublk-handler.3");
   for (const char* example :
-       {"tests/external/c/handler_numbers.c", "tests/external/cpp/handler_blocking.cpp"})
+       {"tests/external/c/handler_numbers.c", "tests/external/cpp/handler_blocking.cpp",
+        "tests/external/cpp/handler_mirror.cpp"})
     EXPECT_NE(page.find(".Bd -literal\n" + as_roff(text_of(example)) + ".Ed\n"), std::string::npos)
         << example << " and the page differ";
 }

@@ -175,6 +175,24 @@ TEST(HandlerLibrary, NameIsNoPath) {
     EXPECT_TRUE(error_of(dir / "sub", name).ends_with("\" is no name of a handler")) << name;
 }
 
+// The old one goes on with what it has; who loads from now on gets the new one.
+TEST(HandlerLibrary, AReplacedFileIsLoadedAnew) {
+  const test::TempDir dir;
+  std::filesystem::copy_file(kDir + "/handler_good.so", dir / "handler_good.so");
+  const auto old = HandlerLibrary::load(dir.path(), "good");
+  const std::string summary = old->handler().summary;
+  EXPECT_EQ(HandlerLibrary::load(dir.path(), "good")->handler().submit, old->handler().submit);
+  std::filesystem::copy_file(kDir + "/handler_good_replaced.so", dir / "new");
+  std::filesystem::rename(dir / "new", dir / "handler_good.so");
+  const auto replaced = HandlerLibrary::load(dir.path(), "good");
+  EXPECT_STREQ(replaced->handler().summary, "replaced");
+  EXPECT_EQ(old->handler().summary, summary);
+  EXPECT_EQ(replaced->path(), old->path());
+  std::filesystem::copy_file(kDir + "/handler_good.so", dir / "new");
+  std::filesystem::rename(dir / "new", dir / "handler_good.so");
+  EXPECT_EQ(HandlerLibrary::load(dir.path(), "good")->handler().summary, summary);
+}
+
 // A directory without a slash must not make the linker search its own.
 TEST(HandlerLibrary, DirectoryIsTakenAsItIs) {
   const test::TempDir dir;

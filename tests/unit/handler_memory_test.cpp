@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <fstream>
 #include <initializer_list>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -16,6 +20,7 @@ namespace {
 using test::Bytes;
 using test::Device;
 using test::HandlerError;
+using test::Options;
 using test::pattern;
 using test::zeroes;
 
@@ -43,6 +48,86 @@ TEST(MemoryHandler, IsVolatileAndNeedsNoFlush) {
   EXPECT_EQ(disk.geometry().size, kMiB);
   EXPECT_EQ(disk.geometry().flags,
             UBLK_GEOMETRY_VOLATILE | UBLK_GEOMETRY_DISCARD | UBLK_GEOMETRY_WRITE_ZEROES);
+}
+
+// A segment of its own, which goes with the test.
+class PersistentMemoryHandler : public testing::Test {
+ protected:
+  void TearDown() override { unlink(path_.c_str()); }
+  static Options options(const char* size = "1M") { return {{"size", size}, {"persist", "true"}}; }
+
+  const std::string path_ = "/dev/shm/ublk-memory-test";
+};
+
+TEST_F(PersistentMemoryHandler, KeepsItsDataWhenItIsClosed) {
+  const Bytes data = pattern(8192);
+  {
+    Device disk("memory", options());
+    EXPECT_EQ(disk.geometry().flags & UBLK_GEOMETRY_VOLATILE, 0u);
+    EXPECT_EQ(disk.write(4096, data), 8192);
+    EXPECT_EQ(disk.write(65536, data), 8192);
+    disk.discard(65536, 4096);
+  }
+  Device disk("memory", options());
+  EXPECT_EQ(disk.read(4096, 8192), data);
+  EXPECT_EQ(disk.read(65536, 4096), zeroes(4096));
+  EXPECT_EQ(disk.read(0, 4096), zeroes(4096));
+}
+
+// As after a kill between two steps: data in pages that do not count.
+TEST_F(PersistentMemoryHandler, WhatDoesNotCountDoesNotComeBack) {
+  { const Device disk("memory", options()); }
+  std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(4096 + 8192);
+  file << std::string(4096, 'x');
+  file.close();
+  Device disk("memory", options());
+  EXPECT_EQ(disk.write(8192, pattern(512)), 512);
+  EXPECT_EQ(disk.read(8192 + 512, 3584), zeroes(3584));
+}
+
+// Among pages that count, and up to the last one.
+TEST_F(PersistentMemoryHandler, WhatDoesNotCountIsDroppedWhereverItLies) {
+  const Bytes data = pattern(4096);
+  {
+    Device disk("memory", options());
+    for (const uint64_t page : {0, 3, 4, 200})
+      EXPECT_EQ(disk.write(page * 4096, data), 4096) << "page " << page;
+  }
+  std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+  for (const int page : {1, 5, 255}) {
+    file.seekp(4096 + page * 4096);
+    file << std::string(4096, 'x');
+  }
+  file.close();
+  Device disk("memory", options());
+  struct stat status {};
+  ASSERT_EQ(stat(path_.c_str(), &status), 0);
+  EXPECT_EQ(status.st_blocks * 512, (1 + 4) * 4096) << "the bitmap and what counts";
+  for (const uint64_t page : {0, 3, 4, 200})
+    EXPECT_EQ(disk.read(page * 4096, 4096), data) << "page " << page;
+  for (const uint64_t page : {1, 5, 255}) {
+    EXPECT_EQ(disk.write(page * 4096, pattern(512)), 512);
+    EXPECT_EQ(disk.read(page * 4096 + 512, 3584), zeroes(3584)) << "page " << page;
+  }
+}
+
+TEST_F(PersistentMemoryHandler, IsOneProcessesAndOfOneSize) {
+  {
+    const Device disk("memory", options());
+    try {
+      const Device second("memory", options());
+      FAIL() << "opened twice";
+    } catch (const HandlerError& e) {
+      EXPECT_EQ(e.error, EBUSY);
+    }
+  }
+  try {
+    const Device disk("memory", options("2M"));
+    FAIL() << "opened with another size";
+  } catch (const HandlerError& e) {
+    EXPECT_EQ(e.error, EINVAL);
+  }
 }
 
 TEST(MemoryHandler, RefusesASizeOfBrokenBlocks) {

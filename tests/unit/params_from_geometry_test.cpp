@@ -13,7 +13,7 @@ namespace {
 
 namespace abi = ublk::abi;
 
-constexpr ParamLimits kLimits = {.read_only = false, .max_io_size = 512 << 10};
+constexpr ParamLimits kLimits = {.read_only = false, .max_io_size = 256 << 10};
 
 // As a handler finds it, plus the size.
 ublk_geometry geometry() {
@@ -46,7 +46,7 @@ TEST(ParamsFromGeometry, PlainDevice) {
   EXPECT_EQ(params.basic.logical_bs_shift, 9);
   EXPECT_EQ(params.basic.physical_bs_shift, 12);
   EXPECT_EQ(params.basic.io_min_shift, 12) << "the physical block is its default";
-  EXPECT_EQ(params.basic.max_sectors, 1024u);
+  EXPECT_EQ(params.basic.max_sectors, 512u);
 }
 
 TEST(ParamsFromGeometry, AttributesFollowTheFlags) {
@@ -66,7 +66,7 @@ TEST(ParamsFromGeometry, TheSmallerMaximumWins) {
   g.max_io_size = 70000;
   EXPECT_EQ(params_from_geometry(g, kLimits).basic.max_sectors, 69632u / 512) << "whole pages";
   g.max_io_size = 4 << 20;
-  EXPECT_EQ(params_from_geometry(g, kLimits).basic.max_sectors, 1024u);
+  EXPECT_EQ(params_from_geometry(g, kLimits).basic.max_sectors, 512u);
 }
 
 TEST(ParamsFromGeometry, Discard) {
@@ -114,6 +114,21 @@ TEST(ParamsFromGeometry, AlignmentAndSegmentsOnlyIfAskedFor) {
   EXPECT_NE(params.seg.seg_boundary_mask, ~uint64_t{0});
 }
 
+// The kernel's 128 pages are too few for a request of 512K that begins in the middle of one.
+TEST(ParamsFromGeometry, TheLargestRequestMayBeScattered) {
+  const auto segments_of = [](uint32_t max_io_size, uint32_t of_handler = 0) {
+    ublk_geometry g = geometry();
+    g.max_segments = of_handler;
+    const abi::Params params =
+        params_from_geometry(g, {.read_only = false, .max_io_size = max_io_size});
+    return (params.types & abi::kParamSegment) != 0 ? params.seg.max_segments : 0;
+  };
+  EXPECT_EQ(segments_of(127 * 4096), 0) << "the kernel's default is enough";
+  EXPECT_EQ(segments_of(512 << 10), 129);
+  EXPECT_EQ(segments_of(32 << 20), 8193);
+  EXPECT_EQ(segments_of(32 << 20, 16), 16);
+}
+
 TEST(ParamsFromGeometry, RefusesWhatTheKernelWould) {
   const auto refused = [](auto field, auto value, const std::string& text) {
     ublk_geometry bad = geometry();
@@ -148,6 +163,7 @@ TEST(RulesFromParams, OnlyWhatIsAdvertised) {
   RequestRules rules = rules_from_params(params_from_geometry(g, kLimits));
   EXPECT_EQ(rules.operations, 1u << UBLK_OP_READ | 1u << UBLK_OP_WRITE);
   EXPECT_EQ(rules.sectors, 2048u);
+  EXPECT_EQ(rules.max_sectors, kLimits.max_io_size / 512);
   EXPECT_EQ(rules.block_sectors, 1u);
 
   g.logical_block_size = 4096;
@@ -161,6 +177,35 @@ TEST(RulesFromParams, OnlyWhatIsAdvertised) {
   rules = rules_from_params(params_from_geometry(g, kLimits));
   EXPECT_EQ(rules.operations, 1u << UBLK_OP_READ | 1u << UBLK_OP_FLUSH);
   EXPECT_TRUE(rules.read_only);
+}
+
+// ------------------------------------------------------------------ difference --
+
+TEST(ParamsDifference, TheSizeAloneMayChange) {
+  ublk_geometry g = geometry();
+  const abi::Params params = params_from_geometry(g, kLimits);
+  g.size *= 2;
+  EXPECT_EQ(params_difference(params, params_from_geometry(g, kLimits)), "");
+  g.logical_block_size = 4096;
+  g.flags = UBLK_GEOMETRY_FLUSH;
+  EXPECT_EQ(params_difference(params, params_from_geometry(g, kLimits)),
+            "flush and FUA, block sizes");
+  EXPECT_EQ(params_difference(params, params_from_geometry(geometry(), {.read_only = true,
+                                                                        .max_io_size = 128 << 10})),
+            "read-only, the largest I/O");
+}
+
+TEST(ParamsDifference, SegmentLimitsCountWhereTheKernelKnowsThem) {
+  ublk_geometry g = geometry();
+  g.max_segments = 16;
+  abi::Params device = params_from_geometry(g, kLimits);
+  g.max_segments = 32;
+  const abi::Params wanted = params_from_geometry(g, kLimits);
+  EXPECT_EQ(params_difference(device, wanted), "segment limits");
+  // What Linux 6.12 makes of them.
+  device.types &= ~abi::kParamSegment;
+  device.seg = {};
+  EXPECT_EQ(params_difference(device, wanted), "");
 }
 
 }  // namespace

@@ -175,11 +175,14 @@ std::string active_sample() {
   return active;
 }
 
+constexpr const char* kSampleFile = "/var/lib/prometheus/node-exporter/ublk.prom";
+
 TEST(Sample, HasAllKeysInOrderWithTheirDefaults) {
   Lines expected;
   expected.emplace_back("[runner]");
   for (const ublk_option& key : runner_keys())
-    expected.push_back(std::string(key.name) + " = " + key.default_value);
+    expected.push_back(std::string(key.name) + " = " +
+                       (key.default_value == nullptr ? kSampleFile : key.default_value));
   expected.emplace_back("[device NAME]");
   for (const ublk_option& key : device_keys())
     expected.push_back(std::string(key.name) + " = " +

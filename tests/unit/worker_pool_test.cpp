@@ -184,6 +184,68 @@ TEST(WorkerPool, ThreadsAreWhatTheIoPathNeeds) {
   EXPECT_EQ(sigismember(&own, SIGTERM), 0);
 }
 
+// Runs `job` alone, again and again, until it says that it was bound as wanted.
+bool becomes_bound(WorkerPool& pool, WorkerPool::Client& client, Job& job, const cpu_set_t& cpus,
+                   const cpu_set_t& wanted) {
+  WorkerPool::Feeder feeder(pool);
+  return eventually([&] {
+    feeder.add(client, job);
+    feeder.flush(true);
+    EXPECT_TRUE(eventually([&] { return client.idle(); }));
+    return CPU_EQUAL(&cpus, &wanted) != 0;
+  });
+}
+
+TEST(WorkerPool, AFewShortItemsRunOnTheCpuOfWhoQueuesThem) {
+  cpu_set_t all;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
+  if (CPU_COUNT(&all) < 2) GTEST_SKIP() << "there is one CPU";
+  WorkerPool pool;
+  WorkerPool::Client client(pool, 4);
+  cpu_set_t cpus;
+  Job job([&] { sched_getaffinity(0, sizeof(cpus), &cpus); });
+  std::thread queue_thread([&] {
+    int own = 0;
+    while (!CPU_ISSET(own, &all)) ++own;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(own, &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+    EXPECT_TRUE(becomes_bound(pool, client, job, cpus, one));
+  });
+  queue_thread.join();
+
+  // One that waits is not: it leaves this CPU to others. Nor is one whose queue thread goes on.
+  Job waits([&] {
+    sched_getaffinity(0, sizeof(cpus), &cpus);
+    std::this_thread::sleep_for(1ms);
+  });
+  EXPECT_TRUE(becomes_bound(pool, client, waits, cpus, all));
+  WorkerPool::Client other(pool, 4);
+  feed(pool, [&](auto& feeder) { feeder.add(other, job); });
+  ASSERT_TRUE(eventually([&] { return other.idle(); }));
+  EXPECT_TRUE(CPU_EQUAL(&cpus, &all));
+}
+
+// As busy as they are: the CPUs have no more to give.
+TEST(WorkerPool, ItemsThatNeedTheCpuGetNoMoreThreadsThanThereAreCpus) {
+  WorkerPool pool;
+  WorkerPool::Client client(pool, 32);
+  const auto compute = [] {
+    for (const auto end = Clock::now() + 200us; Clock::now() < end;) {
+    }
+  };
+  std::deque<Job> jobs;
+  for (int i = 0; i < 64; ++i) jobs.emplace_back(compute);
+  feed_all(pool, client, jobs);  // the pool learns
+  ASSERT_TRUE(eventually([&] { return client.idle(); }));
+  const uint64_t before = pool.statistics().wakeups;
+  feed_all(pool, client, jobs);
+  ASSERT_TRUE(eventually([&] { return client.idle(); }));
+  // Each CPU's, the watcher, and those that others on this machine make it take for needed.
+  EXPECT_LT(pool.statistics().wakeups - before, 24u);
+}
+
 TEST(WorkerPool, AClientThatHangsHoldsUpNobodyElse) {
   WorkerPool pool;
   Gate gate;

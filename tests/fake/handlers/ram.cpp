@@ -45,6 +45,7 @@ class Ram final : public ublk::Handler {
       ublk::choice_option("io", "inline|ring|workers", "Where requests are served.",
                           {.default_value = "inline"}),
       ublk::path_option("gate", "The file without which the last requests hang."),
+      ublk::string_option("token", "Nothing that is used.", {.secret = true}),
   };
 
   explicit Ram(const ublk::OpenArgs& args)

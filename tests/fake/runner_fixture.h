@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+// A runner on the in-process driver, with the handlers that were built for it.
+#ifndef UBLK_TESTS_FAKE_RUNNER_FIXTURE_H
+#define UBLK_TESTS_FAKE_RUNNER_FIXTURE_H
+
+#include <runner.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fixture.h"
+
+namespace fake {
+
+using ublk_runner::Config;
+using ublk_runner::DeviceConfig;
+using ublk_runner::Runner;
+using ublk_runner::StartSummary;
+
+using Options = std::vector<std::pair<std::string, std::string>>;
+
+// What tests of every handler and every way of data are done for.
+struct Shape {
+  const char* name;
+  const char* handler;
+  Options options;
+};
+struct Mode {
+  const char* name;
+  ublk_runner::BufferOption option;
+  ublk_runner::BatchOption batch_io = ublk_runner::BatchOption::kOff;
+};
+inline std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.name; }
+inline std::ostream& operator<<(std::ostream& out, const Mode& mode) { return out << mode.name; }
+
+class RunnerTest : public FakeTest {
+ protected:
+  void SetUp() override {
+    FakeTest::SetUp();
+    char dir[] = "/tmp/ublk-runner-test-XXXXXX";
+    ASSERT_NE(mkdtemp(dir), nullptr);
+    dir_ = dir;
+  }
+  void TearDown() override {
+    if (runner_) stop();
+    std::filesystem::remove_all(dir_);
+    FakeTest::TearDown();
+  }
+
+  DeviceConfig& add(const std::string& name, const std::string& handler, const Options& options) {
+    DeviceConfig device;
+    device.name = name;
+    device.handler = handler;
+    device.queue_depth = 32;
+    device.max_io_size = 64 << 10;
+    device.settings["handler"] = {handler, {.file = "test", .line = 1}};
+    for (const auto& [key, value] : options) {
+      device.options[key] = {value, {.file = "test", .line = 1}};
+      device.settings[key] = device.options[key];
+    }
+    config_.devices.push_back(std::move(device));
+    return config_.devices.back();
+  }
+
+  StartSummary start() {
+    ublk_runner::RunnerOptions options;
+    options.handler_dir = UBLK_TEST_HANDLERS;
+    options.link_dir = dir_ + "/ublk";
+    options.driver = &driver();
+    options.state_dir = state_dir_;
+    runner_ = std::make_unique<Runner>(options);
+    StartSummary summary;
+    bool done = false;
+    runner_->start(config_, [&](StartSummary s) {
+      summary = std::move(s);
+      done = true;
+    });
+    iterate_until(done);
+    return summary;
+  }
+
+  void stop() {
+    bool done = false;
+    runner_->stop([&] { done = true; });
+    iterate_until(done);
+    runner_.reset();
+  }
+
+  static void iterate_until(const bool& done) {
+    while (!done) g_main_context_iteration(nullptr, TRUE);
+  }
+
+  // Runs a task of the runner to its end, and gives what it has thrown; empty: nothing.
+  std::string error_of_task(ublk_runner::Task<> task) {
+    std::string error;
+    bool done = false;
+    ublk_runner::TaskSet tasks;
+    const auto run = [](ublk_runner::Task<> inner, std::string& text,
+                        bool& ended) -> ublk_runner::Task<> {
+      try {
+        co_await inner;
+      } catch (const std::exception& e) {
+        text = e.what();
+      }
+      ended = true;
+    };
+    tasks.start(run(std::move(task), error, done));
+    iterate_until(done);
+    return error;
+  }
+
+  std::string dir_;
+  std::string state_dir_;  // empty: the devices end with the runner
+  Config config_;
+  std::unique_ptr<Runner> runner_;
+};
+
+}  // namespace fake
+
+#endif  // UBLK_TESTS_FAKE_RUNNER_FIXTURE_H

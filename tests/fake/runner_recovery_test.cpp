@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: MIT
+// A handler is closed and opened anew under load, and a device of a dead server is taken over.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "random_io.h"
+#include "raw_server.h"
+#include "runner_fixture.h"
+#include "test_data.h"
+
+namespace fake {
+namespace {
+
+namespace abi = ublk::abi;
+using ublk_runner::BatchOption;
+using ublk_runner::BufferOption;
+using ublk_runner::ManagedDevice;
+
+class RunnerRecoveryTest : public RunnerTest {
+ protected:
+  void TearDown() override {
+    // A device with saved state would be left to the next runner.
+    while (runner_ && !runner_->devices().empty())
+      ASSERT_EQ(error_of_task(runner_->remove(runner_->devices().front()->name(), true)), "");
+    RunnerTest::TearDown();
+  }
+
+  DeviceConfig& add_file(const std::string& name, const Options& more = {}) {
+    Options options = {{"path", dir_ + '/' + name}, {"size", "8M"}, {"create", "true"}};
+    options.insert(options.end(), more.begin(), more.end());
+    return add(name, "file", options);
+  }
+};
+
+// ------------------------------------------------------------------ restart --
+
+struct RestartMode {
+  const char* name;
+  BufferOption buffer;
+  BatchOption batch_io;
+  const char* io;
+};
+std::ostream& operator<<(std::ostream& out, const RestartMode& mode) { return out << mode.name; }
+
+class RestartTest : public RunnerRecoveryTest, public testing::WithParamInterface<RestartMode> {};
+
+TEST_P(RestartTest, NoRequestIsLostAndNoDataIsWrong) {
+  DeviceConfig& device = add_file("disk", {{"io", GetParam().io}});
+  device.queues = 2;
+  device.buffer = GetParam().buffer;
+  device.batch_io = GetParam().batch_io;
+  config_.buffer_memory = 1 << 20;
+  const StartSummary summary = start();
+  ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
+  RandomIo io(driver().disk(0),
+              {.depth = 64, .requests = kSanitized ? 3000u : 20000u, .max_sectors = 128});
+  int restarts = 0;
+  while (!io.wait(std::chrono::milliseconds(1))) {
+    ASSERT_EQ(error_of_task(runner_->restart("disk")), "");
+    ASSERT_LT(++restarts, 100000);
+  }
+  EXPECT_EQ(io.error(), "");
+  EXPECT_GT(restarts, 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    , RestartTest,
+    testing::Values(
+        RestartMode{"Copy", BufferOption::kCopy, BatchOption::kOff, "ring"},
+        RestartMode{"CopyWorkers", BufferOption::kCopy, BatchOption::kOff, "workers"},
+        RestartMode{"GetData", BufferOption::kGetData, BatchOption::kOff, "ring"},
+        RestartMode{"GetDataWorkers", BufferOption::kGetData, BatchOption::kOff, "workers"},
+        RestartMode{"UserCopy", BufferOption::kUserCopy, BatchOption::kOff, "ring"},
+        RestartMode{"UserCopyBatchWorkers", BufferOption::kUserCopy, BatchOption::kOn, "workers"},
+        RestartMode{"CopyBatch", BufferOption::kCopy, BatchOption::kOn, "ring"},
+        RestartMode{"CopyBatchWorkers", BufferOption::kCopy, BatchOption::kOn, "workers"}),
+    [](const auto& param_info) { return std::string(param_info.param.name); });
+
+TEST_F(RunnerRecoveryTest, ARestartThatFailsLeavesTheOldHandler) {
+  add_file("disk");
+  ASSERT_TRUE(start().failed.empty());
+  std::vector<std::byte> data = test::pattern(4096);
+  const auto disk = driver().disk(0);
+  ASSERT_EQ(disk->write(8, 8, data.data()), 0);
+
+  DeviceConfig wrong = runner_->find("disk")->config();
+  wrong.options["path"].value = dir_ + "/no/such/file";
+  const std::string error = error_of_task(runner_->find("disk")->restart(wrong));
+  EXPECT_NE(error.find("/no/such/file"), std::string::npos) << error;
+  EXPECT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kLive);
+  std::vector<std::byte> again(4096);
+  EXPECT_EQ(disk->read(8, 8, again.data()), 0);
+  EXPECT_EQ(again, data);
+}
+
+TEST_F(RunnerRecoveryTest, ARestartDoesNotChangeWhatTheKernelKnows) {
+  add_file("disk");
+  ASSERT_TRUE(start().failed.empty());
+  DeviceConfig other = runner_->find("disk")->config();
+  other.max_io_size = 32 << 10;
+  EXPECT_EQ(error_of_task(runner_->find("disk")->restart(other)),
+            "the kernel can't change it while the device lives: the largest I/O");
+}
+
+TEST_F(RunnerRecoveryTest, AnotherSizeIsToldToTheKernel) {
+  add_file("disk");
+  ASSERT_TRUE(start().failed.empty());
+  const auto disk = driver().disk(0);
+  EXPECT_EQ(error_of_task(runner_->resize("disk", 16 << 20)), "");
+  EXPECT_EQ(disk->sectors(), (16u << 20) / 512);
+  std::vector<std::byte> data = test::pattern(512);
+  EXPECT_EQ(disk->write((16u << 20) / 512 - 1, 1, data.data()), 0);
+}
+
+TEST_F(RunnerRecoveryTest, DataThatWouldBeLostIsKept) {
+  add("disk", "memory", {{"size", "8M"}});
+  ASSERT_TRUE(start().failed.empty());
+  EXPECT_EQ(error_of_task(runner_->restart("disk")),
+            "its data would be lost: handler memory keeps it in this process");
+  EXPECT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kLive);
+}
+
+// -------------------------------------------------------------------- adopt --
+
+// A device that a server has left which was killed, and what is saved of it.
+class AdoptTest : public RunnerRecoveryTest {
+ protected:
+  static constexpr uint64_t kCookie = 0x123456789abcdef;
+
+  void SetUp() override {
+    RunnerRecoveryTest::SetUp();
+    if (IsSkipped()) return;
+    state_dir_ = dir_ + "/state";
+  }
+
+  // The parameters that a runner gives a device of `config_`.
+  abi::Params params_of_device() {
+    state_dir_.clear();
+    EXPECT_TRUE(start().failed.empty());
+    ublk::Control control(driver());
+    const abi::Params params = control.params(0);
+    stop();
+    state_dir_ = dir_ + "/state";
+    return params;
+  }
+
+  // Adds a device, whose server then dies with a read of its first block.
+  void leave_device(uint64_t flags = abi::kFlagUserRecovery | abi::kFlagUserRecoveryReissue) {
+    const abi::Params params = params_of_device();
+    ublk::Control control(driver());
+    abi::DevInfo info{};
+    info.nr_hw_queues = 1;
+    info.queue_depth = 32;
+    info.max_io_buf_bytes = 64 << 10;
+    info.dev_id = abi::kAnyDeviceId;
+    info.flags = flags | abi::kFlagNoAutoPartScan;
+    info.ublksrv_flags = kCookie;
+    info = control.add(info);
+    id_ = info.dev_id;
+    control.set_params(id_, params);
+    RawServer server(driver(), info);
+    server.fetch_all();
+    control.start(id_, getpid());
+    in_flight_ = std::async(std::launch::async, [disk = driver().disk(id_), this] {
+      return disk->read(0, 1, data_.data());
+    });
+    while (server.wait().result != 0) continue;
+  }
+
+  void save(const std::string& name, uint64_t cookie, const std::string& version = "1") {
+    mkdir(state_dir_.c_str(), 0700);
+    const std::string file = state_dir_ + '/' + name + ".json";
+    std::ofstream out(file);
+    out << R"({"version": )" << version << R"(, "name": ")" << name << R"(", "id": )" << id_
+        << R"(, "cookie": )" << cookie
+        << R"(, "settings": {"handler": "file", "size": "8M", "queue_depth": "32", )"
+        << R"("max_io_size": "64K", "path": ")" << dir_ << '/' << name << R"("}})";
+    out.close();
+    chmod(file.c_str(), 0600);
+  }
+
+  abi::DeviceState kernel_state() {
+    ublk::Control control(driver());
+    return static_cast<abi::DeviceState>(control.info(id_).state);
+  }
+
+  void delete_device() {
+    ublk::Control control(driver());
+    control.stop(id_);
+    control.del(id_);
+  }
+
+  uint32_t id_ = 0;
+  std::future<int> in_flight_;
+  std::vector<std::byte> data_ = std::vector<std::byte>(512);
+};
+
+TEST_F(AdoptTest, WaitingRequestsAreServed) {
+  add_file("disk");
+  leave_device();
+  std::vector<std::byte> data = test::pattern(512);
+  std::ofstream(dir_ + "/disk", std::ios::in | std::ios::binary)
+      .write(reinterpret_cast<const char*>(data.data()), 512);
+  save("disk", kCookie);
+  const StartSummary summary = start();
+  EXPECT_EQ(summary.started, 1u);
+  ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
+  EXPECT_EQ(in_flight_.get(), 0);
+  EXPECT_EQ(data_, data);
+  EXPECT_EQ(kernel_state(), abi::DeviceState::kLive);
+  EXPECT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kLive);
+}
+
+TEST_F(AdoptTest, WithoutItsHandlerADeviceIsHeldUntilThereIsOne) {
+  add_file("disk");
+  leave_device();
+  std::filesystem::rename(dir_ + "/disk", dir_ + "/away");
+  save("disk", kCookie);
+  ASSERT_EQ(start().started, 1u);
+  EXPECT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kHeld);
+  EXPECT_NE(runner_->find("disk")->trouble(), "");
+  EXPECT_EQ(in_flight_.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  std::filesystem::rename(dir_ + "/away", dir_ + "/disk");
+  while (runner_->find("disk")->state() != ManagedDevice::State::kLive)
+    g_main_context_iteration(nullptr, TRUE);
+  EXPECT_EQ(in_flight_.get(), 0);
+  EXPECT_EQ(runner_->find("disk")->trouble(), "");
+}
+
+TEST_F(AdoptTest, PastItsTimeoutAHeldDeviceFailsItsRequestsAndThenServesThem) {
+  add_file("disk").recovery_timeout = std::chrono::seconds(1);
+  leave_device();
+  std::filesystem::rename(dir_ + "/disk", dir_ + "/away");
+  save("disk", kCookie);
+  std::string file = state_dir_ + "/disk.json";
+  {
+    std::ifstream in(file);
+    std::string text((std::istreambuf_iterator<char>(in)), {});
+    text.replace(text.find("\"queue_depth\""), 0, "\"recovery_timeout\": \"1\", ");
+    std::ofstream(file) << text;
+  }
+  ASSERT_EQ(start().started, 1u);
+  while (in_flight_.wait_for(std::chrono::seconds(0)) != std::future_status::ready)
+    g_main_context_iteration(nullptr, TRUE);
+  EXPECT_EQ(in_flight_.get(), -EIO);
+  std::filesystem::rename(dir_ + "/away", dir_ + "/disk");
+  while (runner_->find("disk")->state() != ManagedDevice::State::kLive)
+    g_main_context_iteration(nullptr, TRUE);
+  EXPECT_EQ(driver().disk(id_)->read(0, 1, data_.data()), 0);
+}
+
+TEST_F(AdoptTest, ThePredecessorsLockIsWaitedFor) {
+  add_file("disk");
+  leave_device();
+  save("disk", kCookie);
+  // As the dead runner's I/O does, somebody holds the file until a moment later.
+  const int holder = open((dir_ + "/disk").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(flock(holder, LOCK_EX), 0);
+  std::thread release([&] {
+    EXPECT_EQ(in_flight_.wait_for(std::chrono::milliseconds(300)), std::future_status::timeout)
+        << "served before the fence";
+    close(holder);
+  });
+  const StartSummary summary = start();
+  release.join();
+  ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
+  EXPECT_EQ(in_flight_.get(), 0);
+}
+
+TEST_F(AdoptTest, AStrangersDeviceIsNotTouched) {
+  add_file("disk");
+  leave_device();
+  save("disk", kCookie + 1);
+  config_.devices.clear();
+  EXPECT_EQ(start().started, 0u);
+  EXPECT_EQ(kernel_state(), abi::DeviceState::kQuiesced);
+  EXPECT_FALSE(std::filesystem::exists(state_dir_ + "/disk.json"));
+  delete_device();
+  EXPECT_EQ(in_flight_.get(), -EIO);
+}
+
+TEST_F(AdoptTest, ANewerReleasesStateIsLeftAlone) {
+  add_file("disk");
+  leave_device();
+  save("disk", kCookie, "2");
+  config_.devices.clear();
+  EXPECT_EQ(start().started, 0u);
+  EXPECT_EQ(kernel_state(), abi::DeviceState::kQuiesced);
+  EXPECT_TRUE(std::filesystem::exists(state_dir_ + "/disk.json"));
+  delete_device();
+  EXPECT_EQ(in_flight_.get(), -EIO);
+}
+
+}  // namespace
+}  // namespace fake
