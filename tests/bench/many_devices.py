@@ -106,5 +106,5 @@ def many_devices(effort):
              "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for rows in zip(*columns.values()):
         lines.append(f"| {rows[0].what} | " + " | ".join(row.cell() for row in rows) + " |")
-    return Report("\n".join(lines), [{"buffer": mode, **{row.what: row.value for row in rows}}
-                                     for mode, rows in columns.items()])
+    return Report("\n".join(lines), figures=[{"buffer": mode, **{row.what: row.value for row in rows}}
+                                            for mode, rows in columns.items()])

@@ -1,41 +1,54 @@
 """fio on one server, and the comparison of servers: rounds that alternate."""
 
-import dataclasses
 import json
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-from bounds import bounds_text
-from servers import cpu_time_ns, is_block_device
+from servers import cpu_time_ns, is_block_device, user_and_system_ns
 
 
 @dataclass
 class Effort:
     rounds: int
     seconds: int  # of each load
-    quick: bool   # only to see that all runs: less of whatever takes long
+    quick: bool   # only to see that all runs: one load, and less of whatever takes long
+
+    def load(self, rw, block_size, depth, **more):
+        return Load(rw, block_size, depth, 0.3 if self.quick else self.seconds, **more)
+
+    def some(self, items, count=1):
+        """All of them, or the first few for a quick look."""
+        return items[:count] if self.quick else items
 
 
 @dataclass
 class Report:
-    text: str   # Markdown
-    data: list  # the same for programs
+    """What came of a case: Markdown, and the same for programs."""
+
+    text: str
+    results: list = field(default_factory=list)  # of Result, as dicts
+    claims: list = field(default_factory=list)   # of Verdict, as dicts
+    axis: str | None = None                      # what the results' x is; None: a comparison
+    figures: list = field(default_factory=list)  # of a case that is no comparison
 
 
 @dataclass
 class Load:
-    """What fio does: one job, or the same job on each of several devices."""
+    """What fio does: so many jobs on each of the server's devices."""
 
     rw: str
     block_size: str
     depth: int
-    seconds: int = 5
+    seconds: float = 5
+    jobs: int = 1
+    x: int | None = None  # where it stands in a plot
 
     @property
     def name(self):
-        return f"{self.block_size} {self.rw} qd{self.depth}"
+        jobs = f" x {self.jobs} jobs" if self.jobs > 1 else ""
+        return f"{self.block_size} {self.rw} qd{self.depth}{jobs}"
 
 
 @dataclass
@@ -44,6 +57,9 @@ class Sample:
     p50_us: float
     p99_us: float
     cpu_ns: float  # server CPU time per I/O; 0: the kernel serves
+    # The server's CPU time in user space and in the kernel, as far as ticks of the clock tell.
+    user_ns: int = 0
+    system_ns: int = 0
     wakeups: float | None = None  # of the server's threads per I/O, where it counts them
 
 
@@ -51,23 +67,36 @@ class Sample:
 class Result:
     server: str
     load: str
+    series: str            # the line of a plot that it belongs to
+    x: int | None = None
     samples: list = field(default_factory=list)
 
+    def values(self, what):
+        return [getattr(sample, what) for sample in self.samples]
+
     def median(self, what):
-        return statistics.median(getattr(s, what) for s in self.samples)
+        return statistics.median(self.values(what))
 
     def spread(self, what):
-        """Half the distance between the extremes, as a share of the median."""
-        values = [getattr(s, what) for s in self.samples]
-        middle = statistics.median(values)
-        return (max(values) - min(values)) / 2 / middle if middle else 0.0
+        return relative_spread(self.values(what))
+
+    def user_share(self):
+        """Of all rounds together, since each has few ticks; None: the kernel serves."""
+        user, system = sum(self.values("user_ns")), sum(self.values("system_ns"))
+        return user / (user + system) if user + system else None
+
+
+def relative_spread(values):
+    """Half the distance between the extremes, as a share of the median."""
+    middle = statistics.median(values)
+    return (max(values) - min(values)) / 2 / middle if middle else 0.0
 
 
 def fio(devices, load):
-    command = ["fio", "--output-format=json", "--ioengine=io_uring", "--direct=1",
+    command = ["fio", "--output-format=json", "--ioengine=io_uring", "--direct=1", "--thread",
                "--random_generator=tausworthe64", "--norandommap", "--time_based", "--group_reporting",
-               f"--runtime={load.seconds}", f"--rw={load.rw}", f"--bs={load.block_size}",
-               f"--iodepth={load.depth}"]
+               f"--runtime={round(load.seconds * 1000)}ms", f"--rw={load.rw}", f"--bs={load.block_size}",
+               f"--iodepth={load.depth}", f"--numjobs={load.jobs}"]
     for number, device in enumerate(devices):
         # fio would make a plain file of a missing node, and measure the tmpfs.
         if not is_block_device(device):
@@ -78,48 +107,71 @@ def fio(devices, load):
 
 
 def measure(server, load):
-    devices = getattr(server, "devices", None) or [server.device]
-    before = cpu_time_ns(server.pids)
-    job = fio(devices, load)
-    cpu = cpu_time_ns(server.pids) - before
+    cpu = cpu_time_ns(server.pids)
+    user, system = user_and_system_ns(server.pids)
+    job = fio(server.devices, load)
+    cpu = cpu_time_ns(server.pids) - cpu
+    user_after, system_after = user_and_system_ns(server.pids)
     sides = [job[side] for side in ("read", "write") if job[side]["total_ios"]]
-    ios = sum(side["total_ios"] for side in sides)
     latency = max((side["clat_ns"]["percentile"] for side in sides), key=lambda p: p["99.000000"])
     return Sample(
         iops=sum(side["iops"] for side in sides),
         p50_us=latency["50.000000"] / 1000,
         p99_us=latency["99.000000"] / 1000,
-        cpu_ns=cpu / ios,
+        cpu_ns=cpu / sum(side["total_ios"] for side in sides),
+        user_ns=user_after - user,
+        system_ns=system_after - system,
     )
 
 
 def compare(servers, loads, rounds):
-    """Each round, each load: every server in turn and just started, so that drift hits all alike."""
-    results = {(s.name, load.name): Result(s.name, load.name) for s in servers for load in loads}
+    """Each round: every server in turn and just started, under every load; each other round the
+    other way round. So drift hits all alike. A server that can't be here is left out."""
+    for server in servers:
+        if reason := server.unavailable():
+            print(f"left out: {server.name}: {reason}", file=sys.stderr, flush=True)
+    servers = [server for server in servers if not server.unavailable()]
+    results = {(s.name, load.name): Result(s.name, load.name, s.series, s.x if load.x is None else load.x)
+               for s in servers for load in loads}
     for round_number in range(rounds):
-        for load in loads:
-            for server in servers:
-                with server:
-                    sample = measure(server, load)
-                sample.wakeups = server.wakeups_per_io()
+        for server in servers if round_number % 2 == 0 else reversed(servers):
+            with server:
+                samples = [measure(server, load) for load in loads]
+            wakeups = server.wakeups_per_io()
+            for load, sample in zip(loads, samples):
+                sample.wakeups = wakeups
                 results[server.name, load.name].samples.append(sample)
                 print(f"round {round_number + 1}: {server.name}, {load.name}: {sample.iops:.0f} IOPS, "
                       f"{sample.cpu_ns:.0f} ns", file=sys.stderr, flush=True)
     return results
 
 
-def comparison(effort, servers, loads, bounds=()):
+def comparison(effort, servers, loads, claims=(), axis=None):
+    """`claims`: what is to be seen, of bounds.py; nothing is said about them after a quick look."""
     results = compare(servers, loads, effort.rounds)
-    text = "\n\n".join(filter(None, (table(results), bounds_text(bounds, results))))
-    return Report(text, [dataclasses.asdict(result) for result in results.values()])
+    judged = [] if effort.quick else [verdict for claim in claims if (verdict := claim.judge(results))]
+    text = table(results) + "".join(["\n\n", claims_table(judged)] if judged else [])
+    return Report(text, [asdict(result) for result in results.values()],
+                  [asdict(verdict) for verdict in judged], axis)
 
 
 def table(results):
-    lines = ["| load | server | IOPS | p50 us | p99 us | CPU ns per I/O | spread |",
-             "|---|---|---|---|---|---|---|"]
-    for result in sorted(results.values(), key=lambda r: r.load):
+    lines = ["| load | server | IOPS | p50 us | p99 us | CPU ns per I/O | user space | spread: IOPS, CPU |",
+             "|---|---|--:|--:|--:|--:|--:|--:|"]
+    order = list(dict.fromkeys(result.load for result in results.values()))
+    for result in sorted(results.values(), key=lambda r: order.index(r.load)):
+        share = result.user_share()
+        cpu = f"{result.median('cpu_ns'):.0f}" if share is not None else "-"
         lines.append(
             f"| {result.load} | {result.server} | {result.median('iops'):.0f} | {result.median('p50_us'):.0f} "
-            f"| {result.median('p99_us'):.0f} | {result.median('cpu_ns'):.0f} "
-            f"| {max(result.spread('iops'), result.spread('cpu_ns')):.0%} |")
+            f"| {result.median('p99_us'):.0f} | {cpu} | {'-' if share is None else f'{share:.1%}'} "
+            f"| {result.spread('iops'):.0%}, {result.spread('cpu_ns'):.0%} |")
+    return "\n".join(lines)
+
+
+def claims_table(verdicts):
+    lines = ["| load | what | figure | spread | bound | |", "|---|---|--:|--:|---|---|"]
+    for verdict in verdicts:
+        lines.append(f"| {verdict.load} | {verdict.what} | {verdict.figure} | {verdict.spread} "
+                     f"| {verdict.bound} | {verdict.says} |")
     return "\n".join(lines)

@@ -1,11 +1,9 @@
-"""Who serves a block device in a comparison: ours and the rivals.
+"""Who serves block devices in a comparison: what all servers have in common, and ours.
 
-A server is a context manager; inside it `device` is the path of a block device
-and `pids` are the processes whose CPU time counts as the server's. Everything
-runs in the guest and leaves nothing behind.
+A server is a context manager; inside it `devices` are the paths of block devices and `pids` are the
+processes whose CPU time counts as the server's. It leaves nothing behind.
 """
 
-import contextlib
 import os
 import re
 import signal
@@ -36,19 +34,40 @@ def is_block_device(path):
 
 def has_size(path):
     name = os.path.basename(os.path.realpath(path))
-    return int(Path(f"/sys/block/{name}/size").read_text()) > 0
+    try:
+        return int(Path(f"/sys/block/{name}/size").read_text()) > 0
+    except FileNotFoundError:
+        return False  # the node comes a moment before
+
+
+def kernel_before(version):
+    """Whether this kernel is older, as a text for people; None: it is not."""
+    release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+    return f"needs Linux {version[0]}.{version[1]}" if release < version else None
 
 
 class Server:
     """Base: keeps processes, ends them in the reverse order."""
 
     start_seconds = START_SECONDS
+    modules = ()
 
-    def __init__(self, name):
+    def __init__(self, name, series=None, x=None, since=(6, 0)):
+        """`series` and `x`: its line and its place there, in a plot. `since`: its first kernel."""
         self.name = name
-        self.device = None
+        self.series = series or name
+        self.x = x
+        self.since = since
+        self.devices = []
         self.pids = []
         self._processes = []
+
+    def unavailable(self):
+        """Why this system can't have it; None: it can."""
+        for module in self.modules:
+            if subprocess.run(["modprobe", "--dry-run", "--quiet", module]).returncode:
+                return f"no kernel module {module}"
+        return kernel_before(self.since)
 
     def run(self, *command):
         subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
@@ -62,15 +81,19 @@ class Server:
             self.pids.append(process.pid)
         return process
 
-    def ready(self, device):
-        def condition():
+    def wait_for(self, what, condition):
+        """As long as its processes live."""
+        def condition_or_end():
             for process in self._processes:
                 if process.poll() is not None:
                     raise RuntimeError(f"{self.name} ended: {Path(process.log).read_text()[-2000:]}")
-            return is_block_device(device) and has_size(device)
+            return condition()
 
-        wait_for(f"{self.name}: {device}", condition, self.start_seconds)
-        self.device = device
+        wait_for(f"{self.name}: {what}", condition_or_end, self.start_seconds)
+
+    def ready(self, device):
+        self.wait_for(device, lambda: is_block_device(device) and has_size(device))
+        self.devices.append(device)
 
     def __enter__(self):
         try:
@@ -83,6 +106,7 @@ class Server:
     def __exit__(self, *_):
         self.stop()
         self.end()
+        self.devices = []
 
     def end(self):
         for process in reversed(self._processes):
@@ -106,9 +130,12 @@ class Server:
 class Runner(Server):
     """ublk-runner with one device per section: a dict of its keys."""
 
-    def __init__(self, name, devices, runner_keys=None, log_level="warning"):
-        super().__init__(name)
-        self.sections = devices
+    modules = ("ublk_drv",)
+
+    def __init__(self, name, sections, runner_keys=None, log_level="warning", **more):
+        super().__init__(name, **more)
+        # Others' devices may be here, too.
+        self.sections = {f"bench-{device}": keys for device, keys in sections.items()}
         self.runner_keys = runner_keys or {}
         self.log_level = log_level
 
@@ -125,7 +152,6 @@ class Runner(Server):
         self.log = Path(process.log)
         for device in self.sections:
             self.ready(f"/dev/ublk/{device}")
-        self.devices = [f"/dev/ublk/{device}" for device in self.sections]
 
     def wakeups_per_io(self):
         counts = re.findall(r"(\d+) requests completed by other threads, (\d+) eventfd writes",
@@ -134,123 +160,37 @@ class Runner(Server):
         return wakeups / completed if completed else None
 
 
-class Kublk(Server):
-    """The kernel's own test server, from tools/testing/selftests/ublk."""
+class LinkedNull(Server):
+    """What the null handler does, in a program that embeds libublk."""
 
-    def __init__(self, name, *arguments):
-        super().__init__(name)
+    modules = ("ublk_drv",)
+
+    def __init__(self, name, *arguments, **more):
+        super().__init__(name, **more)
         self.arguments = arguments
 
     def start(self):
-        subprocess.run(["modprobe", "ublk_drv"], check=True, timeout=30)
-        self.id = next(i for i in range(256) if not os.path.exists(f"/dev/ublkc{i}"))
-        self.spawn(os.environ["UBLK_KUBLK"], "add", "--foreground", "-n", str(self.id), *self.arguments)
-        self.ready(f"/dev/ublkb{self.id}")
-
-    def stop(self):
-        if self.device:
-            self.run(os.environ["UBLK_KUBLK"], "del", "-n", str(self.id))
-
-
-class NbdkitNbd(Server):
-    """nbdkit under the kernel's nbd client, on a unix socket."""
-
-    def __init__(self, name, *plugin):
-        super().__init__(name)
-        self.plugin = plugin
-
-    def start(self):
-        subprocess.run(["modprobe", "nbd"], check=True, timeout=30)
-        socket = tempfile.mktemp(prefix="nbd-", suffix=".sock")
-        self.spawn("nbdkit", "--foreground", "--unix", socket, *self.plugin)
-        wait_for(socket, lambda: os.path.exists(socket))
-        self.run("nbd-client", "-unix", socket, "/dev/nbd0")
-        self.ready("/dev/nbd0")
-
-    def stop(self):
-        if self.device:
-            self.run("nbd-client", "-d", "/dev/nbd0")
-
-
-class TcmuRunner(Server):
-    """tcmu-runner's file handler as a SCSI disk, by the kernel's tcm_loop."""
-
-    TARGET = Path("/sys/kernel/config/target")
-    NAA = "naa.5001405000000001"
-
-    def __init__(self, name, path):
-        super().__init__(name)
-        self.path = path
-        self.undo = contextlib.ExitStack()
-
-    def make_folder(self, path):
-        path.mkdir()
-        self.undo.callback(path.rmdir)
-        return path
-
-    def start(self):
-        self.run("modprobe", "-a", "target_core_user", "tcm_loop", "sd_mod")
-        bus = Path("/run/dbus/system_bus_socket")
-        bus.parent.mkdir(exist_ok=True)
-        bus.unlink(missing_ok=True)
-        self.spawn("dbus-daemon", "--system", "--nofork", "--nopidfile", counts=False)
-        wait_for("the system bus", bus.exists)
-        self.spawn("tcmu-runner", "--handler-path", os.environ["UBLK_TCMU_HANDLERS"])
-        self.run("gdbus", "wait", "--system", "--timeout", str(START_SECONDS), "org.kernel.TCMUService1")
-
-        self.make_folder(self.TARGET / "core/user_0")
-        backstore = self.make_folder(self.TARGET / "core/user_0/bench")
-        (backstore / "control").write_text(
-            f"dev_config=file/{self.path},dev_size={os.path.getsize(self.path)},hw_block_size=512,async=1")
-        (backstore / "enable").write_text("1")
-
-        self.make_folder(self.TARGET / "loopback")
-        self.make_folder(self.TARGET / "loopback" / self.NAA)
-        port = self.make_folder(self.TARGET / "loopback" / self.NAA / "tpgt_1")
-        (port / "nexus").write_text(self.NAA)
-        unit = self.make_folder(port / "lun/lun_0")
-        (unit / "bench").symlink_to(backstore)
-        self.undo.callback((unit / "bench").unlink)
-
-        disk = Path(f"/sys/class/scsi_device/{(port / 'address').read_text().strip()}:0/device/block")
-        wait_for(str(disk), disk.is_dir)
-        self.ready(f"/dev/{next(disk.iterdir()).name}")
-
-    def stop(self):
-        self.undo.close()
-
-
-class NullBlk(Server):
-    """The kernel's null_blk: what fio alone can do."""
-
-    def start(self):
-        self.run("modprobe", "null_blk", "nr_devices=1", "gb=64", "queue_mode=2")
-        self.ready("/dev/nullb0")
-
-    def stop(self):
-        self.run("modprobe", "-r", "null_blk")
-
-
-class KernelLoop(Server):
-    """The kernel's loop driver on a file, buffered or direct."""
-
-    def __init__(self, name, path, direct):
-        super().__init__(name)
-        self.path, self.direct = path, direct
-
-    def start(self):
-        self.run("modprobe", "loop")
-        mode = "on" if self.direct else "off"
-        result = subprocess.run(["losetup", "--find", "--show", f"--direct-io={mode}", self.path],
-                                check=True, timeout=30, capture_output=True, text=True)
-        self.ready(result.stdout.strip())
-
-    def stop(self):
-        if self.device:
-            self.run("losetup", "-d", self.device)
+        self.run("modprobe", "ublk_drv")
+        process = self.spawn(str(BUILD_DIR / "tests/bench/bench_linked_null"), *self.arguments)
+        log = Path(process.log)
+        self.wait_for("its path", lambda: log.read_text().startswith("/dev/"))
+        self.ready(log.read_text().strip())
 
 
 def cpu_time_ns(pids):
     """CPU time of all threads that the processes have or had, io_uring's workers included."""
     # What clock_getcpuclockid() gives; /proc/PID/task would miss workers that have ended.
     return sum(time.clock_gettime_ns(~pid << 3 | 2) for pid in pids)
+
+
+def user_and_system_ns(pids):
+    """The same in two parts. The kernel divides it by where its ticks, 250 a second, found the
+    threads, and tells it in hundredths of a second."""
+    user = system = 0
+    for pid in pids:
+        # proc(5); the name in brackets may contain blanks.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        user += int(fields[11])
+        system += int(fields[12])
+    unit = 10**9 // os.sysconf("SC_CLK_TCK")
+    return user * unit, system * unit

@@ -1,6 +1,6 @@
 # Packages of other Debian suites than the system's own, for scripts to source.
 #
-#   apt_suites_open DIR SUITE...   prepares DIR, reads the suites' package lists
+#   apt_suites_open DIR SUITE...   prepares DIR, reads the suites' package lists; of sources with apt_suites_type=deb-src
 #   apt_suites get|cache ARG...    apt-get or apt-cache on them
 #   apt_suites_download DIR PACKAGE...
 #
@@ -26,7 +26,7 @@ apt_suites_open() {
     [[ -f $keyring ]] || die "$keyring is missing: install debian-archive-keyring"
     mkdir -p "$dir"/{lists,cache}/partial
     for suite in "$@"; do
-        echo "deb [signed-by=$keyring] $uri $suite main"
+        echo "${apt_suites_type:-deb} [signed-by=$keyring] $uri $suite main"
     done >"$dir/sources.list"
     apt_suites_options=(
         -o Dir::Etc::sourcelist="$dir/sources.list"

@@ -38,14 +38,17 @@ inline ublk::DeviceSpec device_spec(uint64_t bytes, uint16_t queues = 1, uint16_
 }
 
 // Serves queues of any devices on one thread and one ring, until all of them have stopped. Calls
-// `each_turn` before each turn of the loop.
+// `each_turn` before each turn of the loop, and `other` for completions that are not the library's.
 class ServingThread {
  public:
+  using Other = std::function<void(const io_uring_cqe&)>;
+
   ServingThread(
       std::vector<std::shared_ptr<ublk::DeviceNode>> nodes, ublk::Backend& backend,
-      unsigned cq_entries = 8192, std::function<void(ublk::Ring&)> each_turn = [](ublk::Ring&) {})
+      unsigned cq_entries = 8192, std::function<void(ublk::Ring&)> each_turn = [](ublk::Ring&) {},
+      Other other = [](const io_uring_cqe&) {})
       : thread_([this, nodes = std::move(nodes), &backend, cq_entries,
-                 each_turn = std::move(each_turn)]() mutable {
+                 each_turn = std::move(each_turn), other = std::move(other)]() mutable {
           try {
             io_uring uring;
             const unsigned file_slots = ublk::Ring::init(&uring, cq_entries);
@@ -58,7 +61,7 @@ class ServingThread {
               attached_.set_value();
               while (ring.nr_queues() != 0) {
                 each_turn(ring);
-                ring.run_once();
+                ring.run_once(other);
               }
             }
             io_uring_queue_exit(&uring);
@@ -77,10 +80,13 @@ class ServingThread {
 // A started device with its thread. Stopped and deleted by the destructor.
 class ServedDevice {
  public:
-  ServedDevice(ublk::Control& control, const ublk::DeviceSpec& spec, ublk::Backend& backend)
+  ServedDevice(
+      ublk::Control& control, const ublk::DeviceSpec& spec, ublk::Backend& backend,
+      ServingThread::Other other = [](const io_uring_cqe&) {})
       : device_(control, spec),
         thread_(std::make_unique<ServingThread>(
-            std::vector<std::shared_ptr<ublk::DeviceNode>>{device_.node()}, backend)) {
+            std::vector<std::shared_ptr<ublk::DeviceNode>>{device_.node()}, backend, 8192,
+            [](ublk::Ring&) {}, std::move(other))) {
     try {
       device_.start();
     } catch (...) {
