@@ -65,8 +65,8 @@ void Runner::drop(const std::shared_ptr<ManagedDevice>& device) {
 // -------------------------------------------------------------------- start --
 
 void Runner::start(const Config& config, std::function<void(StartSummary)> done) {
-  started_with_ = config;
-  started_with_.devices.clear();
+  settings_ = config;
+  settings_.devices.clear();
   pools_ = SharedPools::make(context_, config.buffer_memory);
   threads_.emplace(context_, pools_, config.io_threads, std::chrono::microseconds(config.spin));
   services_.emplace(DeviceServices{context_, jobs_, commands_, *threads_, pools_, links_,

@@ -45,10 +45,10 @@ struct StartSummary {
 
 // What a configuration asks for that is not so yet.
 struct Change {
-  enum class Kind { kAdd, kRemove, kRestart, kRefuse };
+  enum class Kind { kSet, kAdd, kRemove, kRestart, kRefuse };
   Kind kind;
-  std::string device;
-  std::string detail;   // kRestart: the keys; kRefuse: why
+  std::string device;   // or "[runner]"
+  std::string detail;   // kSet, kRestart: the keys; kRefuse: why
   DeviceConfig config;  // kAdd and kRestart
 };
 // "add disk0", "restart disk1: path, workers"
@@ -93,8 +93,9 @@ class Runner {
   // Whether requests are counted and timed from now on. After start().
   void use_statistics(bool on);
 
-  // What applying `config` would do. Keys of [runner] that only a start takes in are a refused
-  // change of the device "[runner]".
+  // What applying `config` would do. Keys of [runner] are a change of the device "[runner]":
+  // kRefuse for those that only a start takes in, kSet for the others, which are the caller's to
+  // put in force.
   std::vector<Change> changes(const Config& config) const;
   // Does it: one line for each change that succeeded or, in `failed`, did not.
   struct Applied {
@@ -125,6 +126,7 @@ class Runner {
   Task<> adopt_device(SavedDevice saved);
   Task<> remove_dead(SavedDevice saved);
   Task<> start_device(std::shared_ptr<ManagedDevice> device);
+  void take_live_settings(const Config& config);
   Task<std::string> apply_change(Change change);
   Task<> stop_all(std::function<void()> done);
   Task<> end_lost(std::shared_ptr<ManagedDevice> device);
@@ -142,7 +144,7 @@ class Runner {
   DeviceLinks links_;
   std::optional<QueueThreads> threads_;
   std::optional<DeviceServices> services_;
-  Config started_with_;  // without its devices
+  Config settings_;  // those of [runner] that are in force; without devices
   std::vector<std::shared_ptr<ManagedDevice>> devices_;
   bool stopping_ = false;
   std::function<void()> changed_;

@@ -49,6 +49,18 @@ std::set<std::string> different_fixed_keys(const Config& a, const Config& b) {
   return keys;
 }
 
+// And those that a reload takes in.
+std::set<std::string> different_live_keys(const Config& a, const Config& b) {
+  std::set<std::string> keys;
+  if (a.log_level != b.log_level) keys.insert("log_level");
+  if (a.watch != b.watch) keys.insert("watch");
+  if (a.restart_changed != b.restart_changed) keys.insert("changed_devices");
+  if (a.statistics != b.statistics) keys.insert("statistics");
+  if (a.statistics_file != b.statistics_file) keys.insert("statistics_file");
+  if (a.statistics_interval != b.statistics_interval) keys.insert("statistics_interval");
+  return keys;
+}
+
 std::string join(const std::set<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
@@ -58,7 +70,7 @@ std::string join(const std::set<std::string>& words) {
 }  // namespace
 
 std::string to_string(const Change& change) {
-  constexpr const char* kWords[] = {"add ", "remove ", "restart ", "refuse "};
+  constexpr const char* kWords[] = {"set ", "add ", "remove ", "restart ", "refuse "};
   std::string text = kWords[static_cast<size_t>(change.kind)] + change.device;
   if (!change.detail.empty()) text += ": " + change.detail;
   return text;
@@ -66,12 +78,15 @@ std::string to_string(const Change& change) {
 
 std::vector<Change> Runner::changes(const Config& config) const {
   std::vector<Change> changes;
-  const std::set<std::string> fixed_of_runner = different_fixed_keys(started_with_, config);
+  const std::set<std::string> fixed_of_runner = different_fixed_keys(settings_, config);
   if (!fixed_of_runner.empty())
     changes.push_back({Change::Kind::kRefuse,
                        "[runner]",
                        join(fixed_of_runner) + " is taken in when the runner is started again",
                        {}});
+  const std::set<std::string> live_of_runner = different_live_keys(settings_, config);
+  if (!live_of_runner.empty())
+    changes.push_back({Change::Kind::kSet, "[runner]", join(live_of_runner), {}});
   for (const auto& device : devices_) {
     const bool wanted = std::any_of(config.devices.begin(), config.devices.end(),
                                     [&](const auto& d) { return d.name == device->name(); });
@@ -105,8 +120,20 @@ std::vector<Change> Runner::changes(const Config& config) const {
   return changes;
 }
 
+// They are in force by now: see Reloader::Events::has_read.
+void Runner::take_live_settings(const Config& config) {
+  settings_.log_level = config.log_level;
+  settings_.watch = config.watch;
+  settings_.restart_changed = config.restart_changed;
+  settings_.statistics = config.statistics;
+  settings_.statistics_file = config.statistics_file;
+  settings_.statistics_interval = config.statistics_interval;
+}
+
 Task<std::string> Runner::apply_change(Change change) {
   switch (change.kind) {
+    case Change::Kind::kSet:
+      break;
     case Change::Kind::kAdd: {
       const std::string path = co_await add(std::move(change.config), true);
       break;
@@ -128,6 +155,7 @@ Task<std::string> Runner::apply_change(Change change) {
 
 Task<Runner::Applied> Runner::apply(Config config) {
   const std::vector<Change> wanted = changes(config);
+  take_live_settings(config);
   for (const DeviceConfig& device : config.devices)
     if (const auto running = find(device.name)) running->set_configured(true);
   std::vector<Task<std::string>> tasks;

@@ -151,5 +151,20 @@ TEST_F(StatisticsTest, ARestartGoesOnCounting) {
   EXPECT_EQ(requests(got), before + count);
 }
 
+TEST_F(StatisticsTest, SwitchingThemIsAChangeOfTheConfiguration) {
+  add("disk", "memory", {{"size", "8M"}});
+  ASSERT_TRUE(start().failed.empty());
+  const auto apply = [](Runner& runner, Config config,
+                        std::vector<std::string>& done) -> ublk_runner::Task<> {
+    done = (co_await runner.apply(std::move(config))).done;
+  };
+  config_.statistics = true;
+  std::vector<std::string> done;
+  EXPECT_EQ(error_of_task(apply(*runner_, config_, done)), "");
+  EXPECT_EQ(done, std::vector<std::string>{"set [runner]: statistics"});
+  EXPECT_EQ(error_of_task(apply(*runner_, config_, done)), "");
+  EXPECT_EQ(done, std::vector<std::string>{});
+}
+
 }  // namespace
 }  // namespace fake
