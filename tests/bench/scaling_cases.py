@@ -10,8 +10,8 @@ from servers import Runner
 OURS, THEIRS = "null", "kublk"
 
 
-def null_devices(name, count, keys=None, **more):
-    return Runner(name, {f"null{number}": {**SECTION, **(keys or {})} for number in range(count)}, **more)
+def null_devices(name, count, keys=None, runner_keys=None, **more):
+    return Runner(name, {f"null{number}": {**SECTION, **(keys or {})} for number in range(count)}, runner_keys, **more)
 
 
 def devices_16(effort):
@@ -22,7 +22,9 @@ def devices_16(effort):
         "16 null devices, copy + batch": {"buffer": "copy", "batch_io": "on"},
     }
     theirs, theirs_batch = "16 kublk", "16 kublk + batch"
-    servers = [null_devices(name, 16, keys, since=(7, 0) if keys.get("batch_io") == "on" else (6, 0))
+    # Twice what 16 devices' buffers may need, so that the first one, too, is in copy mode as the rival is.
+    memory = {"buffer_memory": "2G"}
+    servers = [null_devices(name, 16, keys, memory, since=(7, 0) if keys.get("batch_io") == "on" else (6, 0))
                for name, keys in ours.items()]
     servers += [one_kublk(theirs, count=16), one_kublk(theirs_batch, "-b", count=16)]
     if effort.quick:
