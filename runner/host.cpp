@@ -94,7 +94,11 @@ int32_t host_move_on_ring(ublk_queue* queue, const ublk_request* request, void* 
   return queue_of(queue).move_on_ring(*request, memory, length, offset, *event);
 }
 
-void host_queue_closed(ublk_queue* queue) { queue_of(queue).handler_closed(); }
+// Not at once: the caller is code of the handler, which may be unloaded when its queues are closed.
+void host_queue_closed(ublk_queue* queue) {
+  DeviceQueue& closed = queue_of(queue);
+  closed.thread().post([&closed] { closed.handler_closed(); });
+}
 uint32_t host_queue_index(const ublk_queue* queue) { return queue_of(queue).index(); }
 void* host_queue_data(const ublk_queue* queue) { return queue_of(queue).handler_data(); }
 

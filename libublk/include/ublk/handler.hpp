@@ -216,6 +216,9 @@ class HandlerBase {
     return 0;
   }
 
+  // See ublk_handler.cancel. A CoroutineHandler has it, and need not override it.
+  virtual void cancel(HandlerQueue queue, ublk_request& request) { (void)queue, (void)request; }
+
   // Memory of the handler's own for a tag's data, in copy mode; see ublk_handler.alloc_io_buffer.
   // Override both or none.
   virtual void* alloc_io_buffer(HandlerQueue queue, uint16_t tag, size_t bytes) {
@@ -331,7 +334,8 @@ class Adapter {
     table.queue_open = queue_open;
     table.queue_close = queue_close;
     table.submit = submit;
-    if constexpr (kCoroutines) table.cancel = cancel;
+    if constexpr (kCoroutines || is_overridden<HandlerBase, decltype(&T::cancel)>)
+      table.cancel = cancel;
     if constexpr (is_overridden<HandlerBase, decltype(&T::alloc_io_buffer)>) {
       table.alloc_io_buffer = alloc_io_buffer;
       table.free_io_buffer = free_io_buffer;
@@ -479,12 +483,15 @@ class Adapter {
     }
   }
 
-  static void cancel(void* instance, ublk_queue*, ublk_request* request) {
-    CoroutineHost& coroutines = self(instance).coroutines;
-    if (coroutines.blocks())
-      coroutines.stop();
-    else
+  static void cancel(void* instance, ublk_queue* queue, ublk_request* request) {
+    Instance& i = self(instance);
+    if constexpr (!kCoroutines) {
+      i.handler.cancel(HandlerQueue(*i.host, queue), *request);
+    } else if (i.coroutines.blocks()) {
+      i.coroutines.stop();
+    } else {
       static_cast<Io*>(private_memory(*request, kIoOffset))->cancel();
+    }
   }
 };
 

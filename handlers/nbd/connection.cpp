@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: MIT
+#include "connection.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "libnbd_channel.h"
+
+namespace nbd {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using std::chrono::steady_clock;
+
+constexpr milliseconds kFirstPause{20};
+constexpr milliseconds kLongestPause{2000};
+constexpr seconds kStable{1};      // so long a connection must have lasted to be had again at once
+constexpr seconds kCloseLimit{2};  // for the server to close an idle connection
+
+// A peer that is gone without a word is noticed within half a minute, with commands or without.
+void keep_alive(int fd) {
+  const auto set = [fd](int level, int option, int value) {
+    setsockopt(fd, level, option, &value, sizeof(value));  // no matter if it is no TCP
+  };
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 4);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
+}
+
+bool is_over(nbd_handle* handle) {
+  return nbd_aio_is_dead(handle) > 0 || nbd_aio_is_closed(handle) > 0;
+}
+
+}  // namespace
+
+// A handle that another thread makes. It may have been given up when it is done.
+struct Connection::Attempt {
+  Attempt() : done(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (done < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+  }
+  ~Attempt() { ::close(done); }
+  Attempt(const Attempt&) = delete;
+  Attempt& operator=(const Attempt&) = delete;
+
+  void run(const Server& server) noexcept {
+    try {
+      handle = server.begin();
+    } catch (const std::exception& e) {
+      trouble = e.what();
+    }
+    tell();
+  }
+  void tell() const { static_cast<void>(eventfd_write(done, 1)); }
+
+  const int done;
+  Handle handle;
+  std::string trouble;
+};
+
+Connection::Connection(ConnectionUser& user, Disk& disk, ublk::HandlerQueue queue)
+    : user_(user), disk_(disk), queue_(queue), down_since_(steady_clock::now()) {}
+
+// --------------------------------------------------------------- handshake --
+
+void Connection::begin() {
+  timer_.set(queue_, disk_.connect_timeout);
+  if (disk_.server->begin_blocks()) return resolve();
+  try {
+    use(disk_.server->begin());
+  } catch (const std::system_error& e) {
+    failed(e.what());
+  }
+}
+
+void Connection::resolve() {
+  try {
+    attempt_ = std::make_shared<Attempt>();
+  } catch (const std::system_error& e) {
+    return failed(e.what());
+  }
+  state_ = State::kResolving;
+  resolved_.poll(queue_, attempt_->done, POLLIN);
+  disk_.resolver->run([attempt = attempt_, server = disk_.server] { attempt->run(*server); });
+}
+
+// Or it has been given up.
+void Connection::resolved(int) {
+  const std::shared_ptr<Attempt> attempt = std::move(attempt_);
+  if (state_ != State::kResolving) return try_end();
+  if (attempt->handle == nullptr) return failed(attempt->trouble);
+  use(std::move(attempt->handle));
+}
+
+void Connection::use(Handle handle) {
+  state_ = State::kConnecting;
+  handle_ = std::move(handle);
+  advance();
+}
+
+void Connection::handshake_event(int) {
+  if (state_ != State::kConnecting) return try_end();
+  const unsigned direction = nbd_aio_get_direction(handle_.get());
+  pollfd ready = {fd_, POLLIN | POLLOUT, 0};
+  poll(&ready, 1, 0);
+  const bool readable = ready.revents & (POLLIN | POLLHUP | POLLERR);
+  if (direction & LIBNBD_AIO_DIRECTION_READ && readable)
+    static_cast<void>(nbd_aio_notify_read(handle_.get()));
+  else if (direction & LIBNBD_AIO_DIRECTION_WRITE && ready.revents != 0)
+    static_cast<void>(nbd_aio_notify_write(handle_.get()));
+  advance();
+}
+
+void Connection::advance() {
+  nbd_handle* h = handle_.get();
+  if (is_over(h))
+    return failed(nbd_aio_is_closed(h) > 0 ? "the server closes the connection" : last_error());
+  if (nbd_aio_is_ready(h) > 0) return up();
+  watch_handshake();
+}
+
+// libnbd may have taken another socket, for the next address of a name.
+void Connection::watch_handshake() {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = fcntl(nbd_aio_get_fd(handle_.get()), F_DUPFD_CLOEXEC, 0);
+  if (fd_ < 0) return failed(std::generic_category().message(errno));
+  const unsigned direction = nbd_aio_get_direction(handle_.get());
+  if (direction & LIBNBD_AIO_DIRECTION_READ) handshake_readable_.poll(queue_, fd_, POLLIN);
+  if (direction & LIBNBD_AIO_DIRECTION_WRITE) handshake_writable_.poll(queue_, fd_, POLLOUT);
+}
+
+// No command has been issued.
+void Connection::failed(const std::string& why) {
+  if (why != trouble_) disk_.log(UBLK_LOG_WARNING, "cannot connect: " + why);
+  trouble_ = why;
+  end(true);
+}
+
+void Connection::adopt(Handle handle) {
+  handle_ = std::move(handle);
+  up();
+}
+
+void Connection::up() {
+  const std::string why = obstacle();
+  if (!why.empty()) return failed(why);
+  timer_.cancel(queue_);
+  keep_alive(fd_);
+  state_ = State::kUp;
+  leaving_ = false;
+  up_since_ = steady_clock::now();
+  if (!std::exchange(trouble_, "").empty()) {
+    const auto down = std::chrono::duration_cast<milliseconds>(up_since_ - down_since_);
+    disk_.log(UBLK_LOG_INFO, "connected again, after " + std::to_string(down.count()) + " ms");
+  }
+  channel_ = std::make_unique<LibnbdChannel>(static_cast<ChannelUser&>(*this), queue_,
+                                             std::move(handle_), fd_);
+  user_.connected(*this);
+}
+
+// Why the connection is of no use; "": it is.
+std::string Connection::obstacle() {
+  try {
+    if (fd_ < 0) fd_ = fcntl(nbd_aio_get_fd(handle_.get()), F_DUPFD_CLOEXEC, 0);
+    if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "dup");
+    const Export now(handle_.get());
+    if (now.size < disk_.size)
+      return "the export has shrunk from " + std::to_string(disk_.size) + " to " +
+             std::to_string(now.size) + " bytes";
+    std::string lack = shortcoming(disk_.first, now);
+    if (lack.empty()) disk_.grow(now.size);
+    return lack;
+  } catch (const std::system_error& e) {
+    return e.what();
+  }
+}
+
+// ---------------------------------------------------------------- commands --
+
+void Connection::issue(Command& command) {
+  commands_.push_back(command.link);
+  ++in_flight_;
+  channel_->issue(command);
+}
+
+// A server that shuts down refuses commands, without having done them.
+void Connection::answered(Command& command, int error) {
+  command.link.unlink();
+  --in_flight_;
+  if (error == ESHUTDOWN && !closing_) {
+    Commands refused;
+    refused.push_back(command.link);
+    leaving_ = true;
+    user_.unanswered(refused);
+    if (in_flight_ == 0) leave();
+    return;
+  }
+  user_.complete(command, command.result(error));
+  if (leaving_ && in_flight_ == 0) leave();
+}
+
+void Connection::leave() {
+  if (state_ != State::kUp) return;
+  channel_->disconnect();
+  broken("the server shuts down");
+}
+
+void Connection::broken(const std::string& why) {
+  if (state_ != State::kUp) return;
+  trouble_ = why;
+  disk_.log(UBLK_LOG_WARNING, "connection lost: " + why);
+  end(false);
+}
+
+// --------------------------------------------------------------------- end --
+
+// `at_once`: the server has nothing to end.
+void Connection::end(bool at_once) {
+  const bool was_up = state_ == State::kUp;
+  const auto now = steady_clock::now();
+  if (was_up) down_since_ = now;
+  if (was_up && now - up_since_ > kStable)
+    pause_ = milliseconds(0);
+  else
+    pause_ = std::clamp<milliseconds>(2 * pause_, kFirstPause, kLongestPause);
+  state_ = State::kEnding;
+  end_seen_ = fd_ < 0;
+  handle_.reset();
+  if (attempt_ != nullptr) attempt_->tell();
+  if (channel_ != nullptr) channel_->stop();
+  if (at_once)
+    shut_down();
+  else if (fd_ >= 0)
+    ::shutdown(fd_, SHUT_WR);
+  timer_.set(queue_, closing_ ? kCloseLimit : disk_.reconnect_timeout);
+  if (fd_ >= 0) watch_end();
+  if (was_up) user_.lost(*this);
+  if (end_seen_) try_end();
+}
+
+void Connection::shut_down() {
+  if (fd_ >= 0) ::shutdown(fd_, SHUT_RDWR);
+}
+
+void Connection::watch_end() { end_.poll(queue_, fd_, POLLIN | POLLRDHUP); }
+
+// What the server still says is of no use.
+void Connection::end_event(int) {
+  std::array<char, 4096> rest;
+  ssize_t n;
+  do {
+    n = recv(fd_, rest.data(), rest.size(), MSG_DONTWAIT);
+  } while (n > 0 || (n < 0 && errno == EINTR));
+  if (n < 0 && errno == EAGAIN) return watch_end();
+  end_seen_ = true;
+  shut_down();
+  try_end();
+}
+
+// Everything that uses the socket or the commands must have ended.
+void Connection::try_end() {
+  if (state_ != State::kEnding || !end_seen_ || end_.armed() || resolved_.armed() ||
+      handshake_readable_.armed() || handshake_writable_.armed())
+    return;
+  if (channel_ != nullptr && !channel_->is_idle()) return;
+  ended();
+}
+
+void Connection::ended() {
+  timer_.cancel(queue_);
+  channel_.reset();
+  if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+  state_ = cancelled_ || closing_ ? State::kClosed : State::kWaiting;
+  if (state_ == State::kWaiting) timer_.set(queue_, pause_);
+  const int failure = std::exchange(failure_, 0);
+  Commands commands;
+  commands.take_all(commands_);
+  in_flight_ = 0;
+  if (failure == 0) {
+    if (!commands.empty()) user_.unanswered(commands);
+  } else {
+    while (!commands.empty()) {
+      Command& command = commands.front();
+      command.link.unlink();
+      user_.complete(command, failure);
+    }
+  }
+  if (closing_) user_.closed();
+}
+
+void Connection::time_out() {
+  switch (state_) {
+    case State::kWaiting:
+      return begin();
+    case State::kResolving:
+    case State::kConnecting:
+      return failed("no answer within " + std::to_string(disk_.connect_timeout.count()) + " s");
+    case State::kEnding:
+      if (in_flight_ != 0) {
+        disk_.log(UBLK_LOG_ERROR, "the server does not end the old connection: its I/O fails");
+        failure_ = -ETIMEDOUT;
+      }
+      return shut_down();
+    case State::kUp:
+    case State::kClosed:
+      return;
+  }
+}
+
+void Connection::cancel() {
+  if (std::exchange(cancelled_, true)) return;
+  failure_ = -ECANCELED;
+  switch (state_) {
+    case State::kWaiting:
+      timer_.cancel(queue_);
+      state_ = State::kClosed;
+      return;
+    case State::kResolving:
+    case State::kConnecting:
+    case State::kUp:
+      return end(true);
+    case State::kEnding:
+      return shut_down();
+    case State::kClosed:
+      return;
+  }
+}
+
+void Connection::close() {
+  closing_ = true;
+  switch (state_) {
+    case State::kWaiting:
+      timer_.cancel(queue_);
+      state_ = State::kClosed;
+      return user_.closed();
+    case State::kResolving:
+    case State::kConnecting:
+      return end(true);
+    case State::kUp:
+      channel_->disconnect();
+      return end(false);
+    case State::kEnding:
+      return timer_.set(queue_, kCloseLimit);
+    case State::kClosed:
+      return user_.closed();
+  }
+}
+
+}  // namespace nbd

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+//
+// One connection of a queue to the server, made anew whenever it is lost. All on the queue's
+// thread, which never waits in here.
+#ifndef UBLK_HANDLERS_NBD_CONNECTION_H
+#define UBLK_HANDLERS_NBD_CONNECTION_H
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <ublk/handler.hpp>
+
+#include "channel.h"
+#include "disk.h"
+#include "ring_event.h"
+#include "server.h"
+
+namespace nbd {
+
+class Connection;
+
+// Whose connection it is.
+class ConnectionUser {
+ public:
+  virtual void connected(Connection& connection) = 0;
+  // It takes no commands any more, those without an answer are still its own.
+  virtual void lost(Connection& connection) = 0;
+  // Commands that must be issued again, and can be: the server can't do them any more.
+  virtual void unanswered(Commands& commands) = 0;
+  virtual void complete(Command& command, int result) = 0;
+  virtual void closed() = 0;  // after close()
+
+ protected:
+  ~ConnectionUser() = default;
+};
+
+//         begin() ------------------------------------------- the time has come
+//            v                                                     |
+//   kResolving, of a name -> kConnecting -> kUp -> kEnding -> kWaiting
+//            |                    |          ^        |
+//            +------ failed ------+----------|--------+ close()-> kClosed
+//                                       adopt()
+//
+// kEnding: the connection is lost, but the server may still be at work on commands that came by
+// it. To issue those again now could let an old write overtake a newer one. So nothing more is
+// sent, and the server's end of the connection is awaited: a server closes it when it has done
+// with it, and the kernel does when the server has died.
+class Connection final : private ChannelUser {
+ public:
+  Connection(ConnectionUser& user, Disk& disk, ublk::HandlerQueue queue);
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  // Begins to connect, or uses a handle that is connected. One of both, once.
+  void begin();
+  void adopt(Handle handle);
+  // Fails all commands with ECANCELED, soon, and ends. No more may come.
+  void cancel();
+  // Ends; calls closed() when nothing is under way any more, in this call or later. Once.
+  void close();
+
+  bool is_up() const { return state_ == State::kUp && !leaving_; }
+  unsigned in_flight() const { return in_flight_; }
+  // While it is up.
+  void issue(Command& command);
+
+ private:
+  enum class State : uint8_t { kWaiting, kResolving, kConnecting, kUp, kEnding, kClosed };
+  struct Attempt;
+
+  void resolve();
+  void resolved(int result);
+  void use(Handle handle);
+  void handshake_event(int result);
+  void advance();
+  void watch_handshake();
+  void failed(const std::string& why);
+  void up();
+  std::string obstacle();
+
+  void answered(Command& command, int error) override;
+  void broken(const std::string& why) override;
+  void idle() override { try_end(); }
+
+  void leave();
+  void end(bool at_once);
+  void shut_down();
+  void watch_end();
+  void end_event(int result);
+  void try_end();
+  void ended();
+  void time_out();
+
+  ConnectionUser& user_;
+  Disk& disk_;
+  const ublk::HandlerQueue queue_;
+  State state_ = State::kWaiting;
+  bool leaving_ = false;  // the server shuts down: it gets no more commands
+  bool cancelled_ = false;
+  bool closing_ = false;    // close() has been called
+  bool end_seen_ = false;   // kEnding: the server has closed its side
+  int failure_ = 0;         // kEnding: the commands fail with it instead of being issued again
+  int fd_ = -1;             // the socket, apart from libnbd's
+  unsigned in_flight_ = 0;  // commands
+  Commands commands_;       // likewise
+  std::shared_ptr<Attempt> attempt_;    // kResolving
+  Handle handle_;                       // kConnecting
+  std::unique_ptr<Channel> channel_;    // kUp, kEnding
+  std::chrono::milliseconds pause_{0};  // before the next attempt
+  std::chrono::steady_clock::time_point up_since_;
+  std::chrono::steady_clock::time_point down_since_;
+  std::string trouble_;  // as it has been logged; "": none
+  RingEvent<&Connection::resolved> resolved_{*this};
+  RingEvent<&Connection::handshake_event> handshake_readable_{*this};
+  RingEvent<&Connection::handshake_event> handshake_writable_{*this};
+  RingEvent<&Connection::end_event> end_{*this};
+  RingTimer<&Connection::time_out> timer_{*this};
+};
+
+}  // namespace nbd
+
+#endif  // UBLK_HANDLERS_NBD_CONNECTION_H

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+#include "libnbd_channel.h"
+
+#include <poll.h>
+
+#include <cerrno>
+#include <utility>
+
+namespace nbd {
+
+LibnbdChannel::LibnbdChannel(ChannelUser& user, ublk::HandlerQueue queue, Handle handle, int fd)
+    : user_(user), queue_(queue), handle_(std::move(handle)), fd_(fd) {
+  readable_.poll(queue_, fd_, POLLIN);
+}
+
+// ---------------------------------------------------------------- commands --
+
+void LibnbdChannel::issue(Command& command) {
+  const bool issued = begin(command) >= 0;
+  // A command that libnbd did not take is one without an answer, if the connection is to blame.
+  if (!issued && !nbd_aio_is_dead(handle_.get()) && !nbd_aio_is_closed(handle_.get()))
+    note_answer(command, nbd_get_errno() != 0 ? nbd_get_errno() : EIO);
+  after_calls();
+}
+
+int64_t LibnbdChannel::begin(Command& command) {
+  const ublk_request& request = command.request;
+  nbd_handle* h = handle_.get();
+  const nbd_completion_callback done = {
+      .callback = completed, .user_data = &command, .free = nullptr};
+  const uint32_t fua = request.flags & UBLK_REQUEST_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
+  command.channel = this;
+  switch (request.op) {
+    case UBLK_OP_READ:
+      return nbd_aio_pread(h, request.buffer, request.length, request.offset, done, 0);
+    case UBLK_OP_WRITE:
+      return nbd_aio_pwrite(h, request.buffer, request.length, request.offset, done, fua);
+    case UBLK_OP_FLUSH:
+      return nbd_aio_flush(h, done, 0);
+    case UBLK_OP_DISCARD:
+      return nbd_aio_trim(h, request.length, request.offset, done, fua);
+    default:
+      const uint32_t no_hole = request.flags & UBLK_REQUEST_NO_UNMAP ? LIBNBD_CMD_FLAG_NO_HOLE : 0;
+      return nbd_aio_zero(h, request.length, request.offset, done, fua | no_hole);
+  }
+}
+
+// libnbd holds its lock: nothing of it may be called. It says ENOTCONN, which is no error of the
+// protocol, of those that it gives up.
+int LibnbdChannel::completed(void* data, int* error) {
+  Command& command = *static_cast<Command*>(data);
+  if (*error != ENOTCONN)
+    static_cast<LibnbdChannel*>(command.channel)->note_answer(command, *error);
+  return 1;  // libnbd forgets it
+}
+
+void LibnbdChannel::note_answer(Command& command, int error) {
+  command.error = error;
+  command.next = nullptr;
+  *last_answered_ = &command;
+  last_answered_ = &command.next;
+}
+
+// ------------------------------------------------------------------ events --
+
+bool LibnbdChannel::wants_to_write() const {
+  return nbd_aio_get_direction(handle_.get()) & LIBNBD_AIO_DIRECTION_WRITE;
+}
+
+// libnbd takes one answer each time. To look for another in vain costs a system call, and in the
+// middle of sending it would make libnbd wait for an answer instead of sending on.
+void LibnbdChannel::readable(int) {
+  if (handle_ == nullptr) return told_idle();
+  int before;
+  int left;
+  do {
+    before = nbd_aio_in_flight(handle_.get());
+    if (nbd_aio_notify_read(handle_.get()) < 0) break;
+    left = nbd_aio_in_flight(handle_.get());
+  } while (left > 0 && left < before && !wants_to_write());
+  after_calls();
+}
+
+void LibnbdChannel::writable(int) {
+  if (handle_ == nullptr) return told_idle();
+  if (wants_to_write()) static_cast<void>(nbd_aio_notify_write(handle_.get()));
+  after_calls();
+}
+
+// What libnbd wants next, and what it has told. The user may call issue() meanwhile, or stop().
+void LibnbdChannel::after_calls() {
+  if (telling_) return;
+  telling_ = true;
+  while (handle_ != nullptr && answered_ != nullptr) {
+    Command& command = *answered_;
+    answered_ = command.next;
+    if (answered_ == nullptr) last_answered_ = &answered_;
+    user_.answered(command, command.error);
+  }
+  telling_ = false;
+  if (handle_ == nullptr || is_broken_) return;
+  nbd_handle* h = handle_.get();
+  if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h)) {
+    is_broken_ = true;
+    return user_.broken(nbd_aio_is_closed(h) ? "the server has closed it" : last_error());
+  }
+  const unsigned direction = nbd_aio_get_direction(h);
+  if (direction & LIBNBD_AIO_DIRECTION_READ) readable_.poll(queue_, fd_, POLLIN);
+  if (direction & LIBNBD_AIO_DIRECTION_WRITE) writable_.poll(queue_, fd_, POLLOUT);
+}
+
+// --------------------------------------------------------------------- end --
+
+void LibnbdChannel::disconnect() { static_cast<void>(nbd_aio_disconnect(handle_.get(), 0)); }
+
+// Without its handle libnbd uses nothing of the commands any more.
+void LibnbdChannel::stop() { handle_.reset(); }
+
+void LibnbdChannel::told_idle() {
+  if (is_idle()) user_.idle();
+}
+
+}  // namespace nbd

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+//
+// A channel by libnbd: for connections with TLS, which is libnbd's.
+#ifndef UBLK_HANDLERS_NBD_LIBNBD_CHANNEL_H
+#define UBLK_HANDLERS_NBD_LIBNBD_CHANNEL_H
+
+#include <ublk/handler.hpp>
+
+#include "channel.h"
+#include "ring_event.h"
+#include "server.h"
+
+namespace nbd {
+
+class LibnbdChannel final : public Channel {
+ public:
+  // `fd` is the connection's socket, or a duplicate of it.
+  LibnbdChannel(ChannelUser& user, ublk::HandlerQueue queue, Handle handle, int fd);
+
+  void issue(Command& command) override;
+  void disconnect() override;
+  void stop() override;
+  bool is_idle() const override { return !readable_.armed() && !writable_.armed(); }
+
+ private:
+  static int completed(void* command, int* error);
+
+  int64_t begin(Command& command);
+  void note_answer(Command& command, int error);
+  void readable(int result);
+  void writable(int result);
+  bool wants_to_write() const;
+  void after_calls();
+  void told_idle();
+
+  ChannelUser& user_;
+  const ublk::HandlerQueue queue_;
+  Handle handle_;  // nullptr: stopped
+  const int fd_;
+  // What is to be told to the user when libnbd has returned, in order.
+  Command* answered_ = nullptr;
+  Command** last_answered_ = &answered_;
+  bool is_broken_ = false;
+  bool telling_ = false;
+  RingEvent<&LibnbdChannel::readable> readable_{*this};
+  RingEvent<&LibnbdChannel::writable> writable_{*this};
+};
+
+}  // namespace nbd
+
+#endif  // UBLK_HANDLERS_NBD_LIBNBD_CHANNEL_H

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: MIT
+//
+// The nbd handler: a disk on an NBD server, over connections that are made anew when they are lost.
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <ublk/handler.hpp>
+
+#include "disk.h"
+#include "queue.h"
+
+namespace nbd {
+namespace {
+
+using std::chrono::seconds;
+using ublk::Io;
+
+constexpr uint32_t kMinBlock = 512;
+constexpr uint32_t kMaxBlock = 4096;
+constexpr uint32_t kMaxRange = 1u << 30;     // of discard and write-zeroes
+constexpr uint32_t kMaxPayload = 32u << 20;  // what every server takes
+
+class Nbd final : public ublk::Handler {
+ public:
+  static constexpr const char* kName = "nbd";
+  static constexpr const char* kSummary = "an export of an NBD server";
+  static constexpr ublk_model kModel = UBLK_MODEL_RING;
+  static constexpr uint32_t kScratchSize = sizeof(Command);
+  static constexpr ublk_option kOptions[] = {
+      ublk::string_option("uri",
+                          "The export: nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH or "
+                          "nbd+vsock://CID:PORT/EXPORT; nbds for TLS.",
+                          {.required = true}),
+      ublk::integer_option("connections",
+                           "Connections to the server, spread over the queues; without it, one for "
+                           "each queue if the server takes several, else one.",
+                           {.minimum = 1, .maximum = 64}),
+      ublk::integer_option("connect_timeout",
+                           "Seconds for the server to answer when it is connected to.",
+                           {.default_value = "10", .minimum = 1, .maximum = 50}),
+      ublk::integer_option("reconnect_timeout",
+                           "Seconds that I/O waits for a lost server to come back before it fails.",
+                           {.default_value = "60", .maximum = 86400}),
+      ublk::bool_option("write_through",
+                        "Has the server make each write durable (FUA), so that none is lost with "
+                        "it.",
+                        {.default_value = "false"}),
+  };
+
+  explicit Nbd(const ublk::OpenArgs& args);
+  void geometry(ublk_geometry& geometry) override;
+
+  void* open_queue(ublk::HandlerQueue queue) override;
+  int close_queue(ublk::HandlerQueue queue, void* queue_data) override;
+
+  int read(Io& io) override { return submit(io); }
+  int write(Io& io) override { return submit(io); }
+  int flush(Io& io) override { return submit(io); }
+  int discard(Io& io) override { return submit(io); }
+  int write_zeroes(Io& io) override { return submit(io); }
+  void cancel(ublk::HandlerQueue queue, ublk_request& request) override;
+
+ private:
+  void choose_connections(const ublk::OpenArgs& args);
+  void choose_blocks();
+  int submit(Io& io) const;
+
+  Disk disk_;
+  const bool write_through_;
+  const bool read_only_;
+  uint32_t max_queues_ = 0;
+  uint32_t nr_queues_;
+  uint32_t connections_ = 0;
+  Handle first_;  // connected when the device was opened; for the first queue
+};
+
+// ------------------------------------------------------------- open, size --
+
+Nbd::Nbd(const ublk::OpenArgs& args)
+    : disk_{.host = args.host(),
+            .device = args.device(),
+            .server = std::make_shared<const Server>(args.text("uri")),
+            .connect_timeout = seconds(args.number("connect_timeout")),
+            .reconnect_timeout = seconds(args.number("reconnect_timeout")),
+            .resolver = nullptr,
+            .first = {}},
+      write_through_(args.boolean("write_through")),
+      read_only_(args.read_only()),
+      nr_queues_(args.nr_queues()) {
+  first_ = disk_.server->connect(disk_.connect_timeout);
+  disk_.first = Export(first_.get());
+  disk_.size = disk_.first.size;
+  if (disk_.server->begin_blocks()) disk_.resolver = Resolver::shared();
+  choose_blocks();
+  choose_connections(args);
+  if (write_through_ && !disk_.first.can_fua && !read_only_ && !disk_.first.read_only)
+    throw std::invalid_argument(disk_.server->text() +
+                                ": write_through needs FUA, which the server does not have");
+}
+
+void Nbd::choose_blocks() {
+  const uint32_t minimum = disk_.first.minimum_block;
+  if (minimum > kMaxBlock)
+    throw std::invalid_argument(disk_.server->text() + ": the export has blocks of " +
+                                std::to_string(minimum) + " bytes, a device has at most " +
+                                std::to_string(kMaxBlock));
+  disk_.logical_block = std::max(std::bit_ceil(std::max(minimum, 1u)), kMinBlock);
+  const uint64_t size = disk_.usable(disk_.size);
+  if (size == 0)
+    throw std::invalid_argument(disk_.server->text() + ": the export has " +
+                                std::to_string(disk_.size) + " bytes, less than a block of " +
+                                std::to_string(disk_.logical_block));
+  if (size != disk_.size)
+    disk_.log(UBLK_LOG_WARNING, "the last " + std::to_string(disk_.size - size) +
+                                    " bytes are not part of the device: no whole block");
+}
+
+// A flush on one connection is known to be one for the others if the server says so.
+void Nbd::choose_connections(const ublk::OpenArgs& args) {
+  const bool several = disk_.first.multi_conn;
+  if (args.is_set("connections")) {
+    connections_ = static_cast<uint32_t>(args.number("connections"));
+    if (connections_ > 1 && !several)
+      throw std::invalid_argument(
+          disk_.server->text() + ": connections = " + std::to_string(connections_) +
+          ", but the server does not promise that they see each other's writes (multi-conn)");
+  } else {
+    connections_ = several ? nr_queues_ : 1;
+  }
+  max_queues_ = connections_;
+  nr_queues_ = std::min(nr_queues_, max_queues_);
+}
+
+void Nbd::geometry(ublk_geometry& geometry) {
+  const Export& server = disk_.first;
+  geometry.size = disk_.usable(disk_.size);
+  geometry.logical_block_size = disk_.logical_block;
+  if (std::has_single_bit(server.preferred_block)) {
+    geometry.physical_block_size = std::clamp(server.preferred_block, disk_.logical_block,
+                                              std::max(kMaxBlock, disk_.logical_block));
+    geometry.io_min = geometry.physical_block_size;
+    if (server.preferred_block > kMaxBlock) geometry.io_opt = server.preferred_block;
+  }
+  geometry.physical_block_size = std::max(geometry.physical_block_size, disk_.logical_block);
+  geometry.io_min = std::max(geometry.io_min, geometry.physical_block_size);
+  geometry.max_io_size =
+      server.maximum_payload == 0 ? kMaxPayload : std::min(server.maximum_payload, kMaxPayload);
+  geometry.discard_granularity = disk_.logical_block;
+  geometry.max_discard_size = geometry.max_write_zeroes_size = kMaxRange;
+  geometry.max_queues = max_queues_;
+  const auto has = [&geometry](uint32_t flag, bool value) {
+    if (value)
+      geometry.flags |= flag;
+    else
+      geometry.flags &= ~flag;
+  };
+  const bool read_only = server.read_only || read_only_;
+  has(UBLK_GEOMETRY_READ_ONLY, read_only);
+  has(UBLK_GEOMETRY_ROTATIONAL, server.rotational);
+  has(UBLK_GEOMETRY_FLUSH, server.can_flush && !write_through_);
+  has(UBLK_GEOMETRY_FUA, server.can_flush && server.can_fua && !write_through_);
+  has(UBLK_GEOMETRY_DISCARD, server.can_trim && !read_only);
+  has(UBLK_GEOMETRY_WRITE_ZEROES, server.can_zero && !read_only);
+}
+
+// ---------------------------------------------------------------- requests --
+
+// The queues share the connections as evenly as can be.
+void* Nbd::open_queue(ublk::HandlerQueue queue) {
+  const uint32_t index = queue.index();
+  const unsigned share = connections_ / nr_queues_ + (index < connections_ % nr_queues_ ? 1 : 0);
+  Handle first = index == 0 ? std::move(first_) : nullptr;
+  return std::make_unique<Queue>(disk_, queue, std::max(share, 1u), std::move(first)).release();
+}
+
+int Nbd::close_queue(ublk::HandlerQueue, void* queue_data) {
+  return Queue::close(std::unique_ptr<Queue>(static_cast<Queue*>(queue_data)));
+}
+
+int Nbd::submit(Io& io) const {
+  ublk_request& request = io.request();
+  if (write_through_ && request.op != UBLK_OP_READ && request.op != UBLK_OP_DISCARD)
+    request.flags |= UBLK_REQUEST_FUA;
+  return static_cast<Queue*>(disk_.host.queue_data(io.queue()))->submit(request);
+}
+
+void Nbd::cancel(ublk::HandlerQueue queue, ublk_request&) {
+  static_cast<Queue*>(queue.data())->cancel();
+}
+
+}  // namespace
+}  // namespace nbd
+
+UBLK_HANDLER(nbd::Nbd)

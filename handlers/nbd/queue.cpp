@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+#include "queue.h"
+
+#include <cerrno>
+#include <new>
+#include <utility>
+
+namespace nbd {
+
+Queue::Queue(Disk& disk, ublk::HandlerQueue queue, unsigned connections, Handle first)
+    : disk_(disk), queue_(queue), nr_open_(connections) {
+  for (unsigned i = 0; i < connections; ++i)
+    connections_.push_back(
+        std::make_unique<Connection>(static_cast<ConnectionUser&>(*this), disk_, queue_));
+  give_up_.set(queue_, disk_.reconnect_timeout);
+  for (const auto& connection : connections_) {
+    if (first != nullptr)
+      connection->adopt(std::move(first));
+    else
+      connection->begin();
+  }
+}
+
+// ---------------------------------------------------------------- requests --
+
+int Queue::submit(ublk_request& request) {
+  if (cancelled_) return -ECANCELED;
+  Connection* connection = least_busy();
+  if (connection == nullptr && given_up_) return -ETIMEDOUT;
+  Command& command = *new (request.scratch) Command(request);
+  if (connection != nullptr)
+    connection->issue(command);
+  else
+    waiting_.push_back(command.link);
+  return UBLK_PENDING;
+}
+
+Connection* Queue::least_busy() const {
+  Connection* best = nullptr;
+  for (const auto& connection : connections_)
+    if (connection->is_up() && (best == nullptr || connection->in_flight() < best->in_flight()))
+      best = connection.get();
+  return best;
+}
+
+void Queue::complete(Command& command, int result) {
+  disk_.host.complete(command.request.id, result);
+}
+
+// ------------------------------------------------------------- connections --
+
+void Queue::connected(Connection&) {
+  give_up_.cancel(queue_);
+  given_up_ = false;
+  issue_waiting();
+}
+
+void Queue::lost(Connection&) {
+  if (cancelled_ || given_up_ || give_up_.is_set() || least_busy() != nullptr) return;
+  give_up_.set(queue_, disk_.reconnect_timeout);
+}
+
+void Queue::unanswered(Commands& commands) {
+  waiting_.take_all(commands);
+  if (given_up_) return fail_waiting(-ETIMEDOUT);
+  issue_waiting();
+}
+
+void Queue::issue_waiting() {
+  while (!waiting_.empty()) {
+    Connection* connection = least_busy();
+    if (connection == nullptr) return;
+    Command& command = waiting_.front();
+    command.link.unlink();
+    connection->issue(command);
+  }
+}
+
+void Queue::fail_waiting(int error) {
+  while (!waiting_.empty()) {
+    Command& command = waiting_.front();
+    command.link.unlink();
+    complete(command, error);
+  }
+}
+
+void Queue::give_up() {
+  given_up_ = true;
+  disk_.log(UBLK_LOG_ERROR, "no connection within " +
+                                std::to_string(disk_.reconnect_timeout.count()) +
+                                " s: I/O fails until there is one");
+  fail_waiting(-ETIMEDOUT);
+}
+
+void Queue::cancel() {
+  cancelled_ = true;
+  give_up_.cancel(queue_);
+  for (const auto& connection : connections_) connection->cancel();
+  fail_waiting(-ECANCELED);
+}
+
+// --------------------------------------------------------------------- end --
+
+int Queue::close(std::unique_ptr<Queue> queue) {
+  Queue& self = *queue;
+  self.cancelled_ = true;
+  self.give_up_.cancel(self.queue_);
+  for (const auto& connection : self.connections_) connection->close();
+  if (self.nr_open_ == 0) return 0;
+  self.closing_ = true;
+  static_cast<void>(queue.release());
+  return UBLK_PENDING;
+}
+
+// The last one, when close() has returned, ends this object: the connection uses nothing of its own
+// afterwards.
+void Queue::closed() {
+  if (--nr_open_ != 0 || !closing_) return;
+  const ublk::HandlerQueue queue = queue_;
+  delete this;
+  queue.closed();
+}
+
+}  // namespace nbd

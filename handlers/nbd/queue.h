@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+//
+// One queue of a device: its connections, and the requests that wait for one.
+#ifndef UBLK_HANDLERS_NBD_QUEUE_H
+#define UBLK_HANDLERS_NBD_QUEUE_H
+
+#include <memory>
+#include <ublk/handler.hpp>
+#include <vector>
+
+#include "connection.h"
+#include "disk.h"
+#include "ring_event.h"
+
+namespace nbd {
+
+// All on the queue's thread.
+class Queue final : private ConnectionUser {
+ public:
+  // `first`: a handle that is connected, or nullptr.
+  Queue(Disk& disk, ublk::HandlerQueue queue, unsigned connections, Handle first);
+
+  // A result, or UBLK_PENDING; see ublk_handler.submit.
+  int submit(ublk_request& request);
+  // Fails all requests with ECANCELED, in this call or soon, and those that still come.
+  void cancel();
+  // See ublk_handler.queue_close. The object goes by itself when it has closed.
+  static int close(std::unique_ptr<Queue> queue);
+
+ private:
+  void connected(Connection& connection) override;
+  void lost(Connection& connection) override;
+  void unanswered(Commands& commands) override;
+  void complete(Command& command, int result) override;
+  void closed() override;
+
+  Connection* least_busy() const;
+  void issue_waiting();
+  void fail_waiting(int error);
+  void give_up();
+
+  Disk& disk_;
+  const ublk::HandlerQueue queue_;
+  Commands waiting_;
+  bool given_up_ = false;  // for as long as there is no connection
+  bool cancelled_ = false;
+  unsigned nr_open_;
+  bool closing_ = false;
+  RingTimer<&Queue::give_up> give_up_{*this};
+  std::vector<std::unique_ptr<Connection>> connections_;
+};
+
+}  // namespace nbd
+
+#endif  // UBLK_HANDLERS_NBD_QUEUE_H

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+#include "server.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+#include <new>
+#include <system_error>
+
+namespace nbd {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+[[noreturn]] void fail(int error, const std::string& what) {
+  throw std::system_error(error != 0 ? error : EIO, std::generic_category(), what);
+}
+
+void check(int result) {
+  if (result < 0) fail(nbd_get_errno(), last_error());
+}
+
+uint32_t block_size(nbd_handle* handle, int kind) {
+  const int64_t size = nbd_get_block_size(handle, kind);
+  return static_cast<uint32_t>(std::clamp<int64_t>(size, 0, std::numeric_limits<uint32_t>::max()));
+}
+
+// What an error while connecting most likely means.
+const char* hint(const Uri& uri, int error) {
+  switch (error) {
+    case ECONNREFUSED:
+      return "no server listens there";
+    case ENOENT:
+      return uri.transport == Uri::Transport::kUnix
+                 ? "the server has no such export, or the socket is not there"
+                 : "the server has no such export";
+    case ENOTSUP:
+      return uri.tls ? "the server does not offer TLS" : "the server may demand TLS: nbds";
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace
+
+// "nbd_poll: what: why" without the first.
+std::string last_error() {
+  const char* text = nbd_get_error();
+  if (text == nullptr) return "unknown error";
+  std::string error = text;
+  const size_t name_end = error.find(": ");
+  if (error.starts_with("nbd_") && name_end != std::string::npos) error.erase(0, name_end + 2);
+  return error;
+}
+
+Export::Export(nbd_handle* ready) {
+  const int64_t bytes = nbd_get_size(ready);
+  if (bytes < 0) fail(nbd_get_errno(), last_error());
+  size = static_cast<uint64_t>(bytes);
+  minimum_block = block_size(ready, LIBNBD_SIZE_MINIMUM);
+  preferred_block = block_size(ready, LIBNBD_SIZE_PREFERRED);
+  maximum_payload = block_size(ready, LIBNBD_SIZE_MAXIMUM);
+  read_only = nbd_is_read_only(ready) > 0;
+  rotational = nbd_is_rotational(ready) > 0;
+  can_flush = nbd_can_flush(ready) > 0;
+  can_fua = nbd_can_fua(ready) > 0;
+  can_trim = nbd_can_trim(ready) > 0;
+  can_zero = nbd_can_zero(ready) > 0;
+  multi_conn = nbd_can_multi_conn(ready) > 0;
+}
+
+std::string shortcoming(const Export& before, const Export& now) {
+  if (now.read_only && !before.read_only) return "the export has become read-only";
+  if (now.minimum_block > std::max(before.minimum_block, 512u))
+    return "the export's blocks have grown to " + std::to_string(now.minimum_block) + " bytes";
+  if (now.maximum_payload != 0 && now.maximum_payload < before.maximum_payload)
+    return "the server takes no more than " + std::to_string(now.maximum_payload) +
+           " bytes at once any more";
+  const auto lost = [](bool had, bool has) { return had && !has; };
+  if (lost(before.can_flush, now.can_flush)) return "the server has no flush any more";
+  if (lost(before.can_fua, now.can_fua)) return "the server has no FUA any more";
+  if (lost(before.can_trim, now.can_trim)) return "the server has no trim any more";
+  if (lost(before.can_zero, now.can_zero)) return "the server has no write-zeroes any more";
+  if (lost(before.multi_conn, now.multi_conn))
+    return "the server does not take several connections any more";
+  return "";
+}
+
+// Ranges, alignment and flags are checked by the runner.
+Handle Server::prepared() const {
+  Handle handle(nbd_create());
+  if (handle == nullptr) throw std::bad_alloc();
+  nbd_handle* h = handle.get();
+  check(nbd_set_export_name(h, uri_.export_name.c_str()));
+  check(nbd_set_full_info(h, true));
+  check(nbd_set_pread_initialize(h, false));
+  check(nbd_set_strict_mode(h, 0));
+  check(nbd_set_tls(h, uri_.tls ? LIBNBD_TLS_REQUIRE : LIBNBD_TLS_DISABLE));
+  if (!uri_.tls) return handle;
+  check(nbd_set_tls_verify_peer(h, uri_.verify_peer));
+  if (!uri_.username.empty()) check(nbd_set_tls_username(h, uri_.username.c_str()));
+  if (!uri_.certificates.empty()) check(nbd_set_tls_certificates(h, uri_.certificates.c_str()));
+  if (!uri_.psk_file.empty()) check(nbd_set_tls_psk_file(h, uri_.psk_file.c_str()));
+  return handle;
+}
+
+Handle Server::begin() const {
+  Handle handle = prepared();
+  nbd_handle* h = handle.get();
+  switch (uri_.transport) {
+    case Uri::Transport::kTcp:
+      check(nbd_aio_connect_tcp(h, uri_.host.c_str(), uri_.port.c_str()));
+      break;
+    case Uri::Transport::kUnix:
+      check(nbd_aio_connect_unix(h, uri_.socket.c_str()));
+      break;
+    case Uri::Transport::kVsock:
+      check(nbd_aio_connect_vsock(h, uri_.cid, uri_.vsock_port));
+      break;
+  }
+  return handle;
+}
+
+Handle Server::connect(milliseconds limit) const {
+  const auto deadline = steady_clock::now() + limit;
+  try {
+    Handle handle = begin();
+    while (!nbd_aio_is_ready(handle.get())) {
+      const auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
+      if (left <= milliseconds::zero())
+        fail(ETIMEDOUT, "no answer within " + std::to_string(limit.count() / 1000) +
+                            " s; does it speak NBD, and take one more client?");
+      check(nbd_poll(handle.get(), static_cast<int>(left.count())));
+      if (nbd_aio_is_dead(handle.get()) || nbd_aio_is_closed(handle.get()))
+        fail(ECONNABORTED, "the server has closed the connection");
+    }
+    return handle;
+  } catch (const std::system_error& e) {
+    std::string text = text_ + ": ";
+    if (const char* meaning = hint(uri_, e.code().value())) text += std::string(meaning) + ": ";
+    fail(e.code().value(), text + e.what());
+  }
+}
+
+}  // namespace nbd
