@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "wire.h"
+
 namespace nbd {
 
 struct Command {
@@ -24,9 +26,11 @@ struct Command {
   ublk_request& request;
   ublk::internal::ListLink<Command> link;  // of those that wait, or that a connection has
   // The channel's own, while it has the command.
+  int error = 0;  // the server's, a positive errno
   void* channel = nullptr;
   Command* next = nullptr;
-  int error = 0;  // the server's, a positive errno
+  wire::Request header;   // as it is sent
+  uint32_t received = 0;  // bytes of a READ
 };
 
 using Commands = ublk::internal::List<Command>;

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "libnbd_channel.h"
+#include "plain_channel.h"
 
 namespace nbd {
 namespace {
@@ -166,8 +167,12 @@ void Connection::up() {
     const auto down = std::chrono::duration_cast<milliseconds>(up_since_ - down_since_);
     disk_.log(UBLK_LOG_INFO, "connected again, after " + std::to_string(down.count()) + " ms");
   }
-  channel_ = std::make_unique<LibnbdChannel>(static_cast<ChannelUser&>(*this), queue_,
-                                             std::move(handle_), fd_);
+  auto& user = static_cast<ChannelUser&>(*this);
+  if (disk_.server->uri().tls)
+    channel_ = std::make_unique<LibnbdChannel>(user, queue_, std::move(handle_), fd_);
+  else
+    channel_ = std::make_unique<PlainChannel>(user, queue_, fd_);
+  handle_.reset();
   user_.connected(*this);
 }
 

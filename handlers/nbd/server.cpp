@@ -13,8 +13,12 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-[[noreturn]] void fail(int error, const std::string& what) {
-  throw std::system_error(error != 0 ? error : EIO, std::generic_category(), what);
+// The exception's text ends with the errno's, as libnbd's often does, too.
+[[noreturn]] void fail(int error, std::string what) {
+  const std::error_code code(error != 0 ? error : EIO, std::generic_category());
+  if (const std::string end = ": " + code.message(); what.ends_with(end))
+    what.erase(what.size() - end.size());
+  throw std::system_error(code, what);
 }
 
 void check(int result) {
@@ -26,20 +30,12 @@ uint32_t block_size(nbd_handle* handle, int kind) {
   return static_cast<uint32_t>(std::clamp<int64_t>(size, 0, std::numeric_limits<uint32_t>::max()));
 }
 
-// What an error while connecting most likely means.
-const char* hint(const Uri& uri, int error) {
-  switch (error) {
-    case ECONNREFUSED:
-      return "no server listens there";
-    case ENOENT:
-      return uri.transport == Uri::Transport::kUnix
-                 ? "the server has no such export, or the socket is not there"
-                 : "the server has no such export";
-    case ENOTSUP:
-      return uri.tls ? "the server does not offer TLS" : "the server may demand TLS: nbds";
-    default:
-      return nullptr;
-  }
+// What an error while connecting most likely means, if libnbd's text does not say it.
+const char* hint(const Uri& uri, int error, const std::string& text) {
+  if (error == ECONNREFUSED) return "no server listens there";
+  if (error == ENOENT && text.starts_with("connect:")) return "there is no such socket";
+  if (error == ENOTSUP) return uri.tls ? "it has no TLS" : "it may want TLS, by nbds";
+  return nullptr;
 }
 
 }  // namespace
@@ -138,7 +134,8 @@ Handle Server::connect(milliseconds limit) const {
     return handle;
   } catch (const std::system_error& e) {
     std::string text = text_ + ": ";
-    if (const char* meaning = hint(uri_, e.code().value())) text += std::string(meaning) + ": ";
+    if (const char* meaning = hint(uri_, e.code().value(), e.what()))
+      text += std::string(meaning) + ": ";
     fail(e.code().value(), text + e.what());
   }
 }
