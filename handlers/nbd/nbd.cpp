@@ -2,6 +2,8 @@
 //
 // The nbd handler: a disk on an NBD server, over connections that are made anew when they are lost.
 
+#include <poll.h>
+
 #include <algorithm>
 #include <bit>
 #include <cerrno>
@@ -10,20 +12,25 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <ublk/handler.hpp>
 
 #include "disk.h"
 #include "queue.h"
+#include "unix_orphans.h"
 
 namespace nbd {
 namespace {
 
+using std::chrono::milliseconds;
 using std::chrono::seconds;
+using std::chrono::steady_clock;
 using ublk::Io;
 
 constexpr uint32_t kMinBlock = 512;
 constexpr uint32_t kMaxBlock = 4096;
-constexpr uint32_t kMaxRange = 1u << 30;     // of discard and write-zeroes
+constexpr uint32_t kMaxRange = 1u << 30;  // of discard and write-zeroes
+constexpr milliseconds kFenceInterval{20};
 constexpr uint32_t kMaxPayload = 32u << 20;  // what every server takes
 
 class Nbd final : public ublk::Handler {
@@ -55,6 +62,7 @@ class Nbd final : public ublk::Handler {
 
   explicit Nbd(const ublk::OpenArgs& args);
   void geometry(ublk_geometry& geometry) override;
+  void fence(milliseconds timeout) override;
 
   void* open_queue(ublk::HandlerQueue queue) override;
   int close_queue(ublk::HandlerQueue queue, void* queue_data) override;
@@ -74,6 +82,7 @@ class Nbd final : public ublk::Handler {
   Disk disk_;
   const bool write_through_;
   const bool read_only_;
+  const bool recovering_;
   uint32_t max_queues_ = 0;
   uint32_t nr_queues_;
   uint32_t connections_ = 0;
@@ -92,6 +101,7 @@ Nbd::Nbd(const ublk::OpenArgs& args)
             .first = {}},
       write_through_(args.boolean("write_through")),
       read_only_(args.read_only()),
+      recovering_(args.recovering()),
       nr_queues_(args.nr_queues()) {
   first_ = disk_.server->connect(disk_.connect_timeout);
   disk_.first = Export(first_.get());
@@ -167,6 +177,32 @@ void Nbd::geometry(ublk_geometry& geometry) {
   has(UBLK_GEOMETRY_FUA, server.can_flush && server.can_fua && !write_through_);
   has(UBLK_GEOMETRY_DISCARD, server.can_trim && !read_only);
   has(UBLK_GEOMETRY_WRITE_ZEROES, server.can_zero && !read_only);
+}
+
+// The end of a connection is no event that could be waited for by who has none of its ends.
+void Nbd::fence(milliseconds timeout) {
+  const std::string& socket = disk_.server->uri().socket;
+  if (!recovering_ || read_only_) return;
+  if (socket.empty())
+    return disk_.log(
+        UBLK_LOG_WARNING,
+        "NBD can't make sure that nothing of the last runner still reaches the server");
+  const auto deadline = steady_clock::now() + timeout;
+  try {
+    while (has_orphans(socket)) {
+      if (steady_clock::now() >= deadline)
+        throw std::system_error(EBUSY, std::generic_category(),
+                                disk_.server->text() +
+                                    ": the server has not closed the connection of a client that "
+                                    "is gone");
+      poll(nullptr, 0, kFenceInterval.count());
+    }
+  } catch (const std::system_error& e) {
+    if (e.code().value() == EBUSY) throw;
+    disk_.log(
+        UBLK_LOG_WARNING,
+        std::string("can't see whether the server has done with the last runner: ") + e.what());
+  }
 }
 
 // ---------------------------------------------------------------- requests --

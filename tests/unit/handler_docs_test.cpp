@@ -62,7 +62,7 @@ class HandlerDocs : public testing::TestWithParam<const char*> {
                                               library_.table().nr_options};
 };
 
-INSTANTIATE_TEST_SUITE_P(All, HandlerDocs, testing::Values("file", "memory", "null"),
+INSTANTIATE_TEST_SUITE_P(All, HandlerDocs, testing::Values(UBLK_TEST_HANDLERS),
                          [](const auto& name) { return std::string(name.param); });
 
 TEST_P(HandlerDocs, PageListsTheOptionsInTheirOrder) {
