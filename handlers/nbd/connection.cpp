@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <system_error>
 #include <utility>
@@ -58,6 +59,7 @@ struct Connection::Attempt {
   Attempt& operator=(const Attempt&) = delete;
 
   void run(const Server& server) noexcept {
+    if (given_up.load(std::memory_order_relaxed)) return;
     try {
       handle = server.begin();
     } catch (const std::exception& e) {
@@ -66,8 +68,13 @@ struct Connection::Attempt {
     tell();
   }
   void tell() const { static_cast<void>(eventfd_write(done, 1)); }
+  void give_up() {
+    given_up.store(true, std::memory_order_relaxed);
+    tell();
+  }
 
-  const int done;
+  const int done;  // readable once it is, or has been given up
+  std::atomic<bool> given_up{false};
   Handle handle;
   std::string trouble;
 };
@@ -208,7 +215,7 @@ void Connection::answered(Command& command, int error) {
   if (error == ESHUTDOWN && !closing_) {
     Commands refused;
     refused.push_back(command.link);
-    leaving_ = true;
+    if (!std::exchange(leaving_, true)) user_.lost(*this);
     user_.unanswered(refused);
     if (in_flight_ == 0) leave();
     return;
@@ -244,7 +251,7 @@ void Connection::end(bool at_once) {
   state_ = State::kEnding;
   end_seen_ = fd_ < 0;
   handle_.reset();
-  if (attempt_ != nullptr) attempt_->tell();
+  if (attempt_ != nullptr) attempt_->give_up();
   if (channel_ != nullptr) channel_->stop();
   if (at_once)
     shut_down();
@@ -252,7 +259,7 @@ void Connection::end(bool at_once) {
     ::shutdown(fd_, SHUT_WR);
   timer_.set(queue_, closing_ ? kCloseLimit : disk_.reconnect_timeout);
   if (fd_ >= 0) watch_end();
-  if (was_up) user_.lost(*this);
+  if (was_up && !leaving_) user_.lost(*this);
   if (end_seen_) try_end();
 }
 

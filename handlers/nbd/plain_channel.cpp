@@ -66,15 +66,15 @@ uint64_t PlainChannel::take_slot(Command& command) {
   return uint64_t{++slots_[index].use} << 32 | index;
 }
 
+// At once, for the socket is shut down next. Nothing else is on its way.
 void PlainChannel::disconnect() {
-  goodbye_ = {.magic = htobe32(wire::kRequestMagic),
-              .flags = 0,
-              .type = htobe16(wire::kDisconnect),
-              .cookie = 0,
-              .offset = 0,
-              .length = 0};
-  add(&goodbye_, sizeof(goodbye_));
-  send();
+  const wire::Request goodbye = {.magic = htobe32(wire::kRequestMagic),
+                                 .flags = 0,
+                                 .type = htobe16(wire::kDisconnect),
+                                 .cookie = 0,
+                                 .offset = 0,
+                                 .length = 0};
+  static_cast<void>(::send(fd_, &goodbye, sizeof(goodbye), MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
 // What is added after the SQE has been filled in, but before the kernel has seen it, goes with it;

@@ -60,7 +60,6 @@ class PlainChannel final : public Channel, private ReplyUser {
   std::vector<iovec> to_send_;  // what has been sent of it is told by first_
   size_t first_ = 0;
   msghdr message_{};
-  wire::Request goodbye_{};
   Replies replies_{*this};
   RingEvent<&PlainChannel::sent> sent_{*this};
   RingEvent<&PlainChannel::received> received_{*this};

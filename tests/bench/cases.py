@@ -2,6 +2,7 @@
 
 import auto_cases
 import file_cases
+import nbd_cases
 import null_cases
 import scaling_cases
 from data import data
@@ -20,6 +21,7 @@ CASES = {
     "file-copy": file_cases.file_copy,
     "file-zero-copy": file_cases.file_zero_copy,
     "file-peers": file_cases.file_peers,
+    "nbd": nbd_cases.nbd,
     "auto-null": auto_cases.auto_null,
     "auto-memory": auto_cases.auto_memory,
     "auto-file": auto_cases.auto_file,

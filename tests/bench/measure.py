@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 
-from servers import cpu_time_ns, is_block_device, user_and_system_ns
+from servers import cpu_time_ns, is_block_device, machine_time_ns, user_and_system_ns
 
 
 @dataclass
@@ -57,6 +57,7 @@ class Sample:
     p50_us: float
     p99_us: float
     cpu_ns: float  # server CPU time per I/O; 0: the kernel serves
+    machine_ns: float = 0  # CPU time of the whole machine per I/O: fio and the kernel, too
     # The server's CPU time in user space and in the kernel, as far as ticks of the clock tell.
     user_ns: int = 0
     system_ns: int = 0
@@ -109,7 +110,9 @@ def fio(devices, load):
 def measure(server, load):
     cpu = cpu_time_ns(server.pids)
     user, system = user_and_system_ns(server.pids)
+    machine = machine_time_ns()
     job = fio(server.devices, load)
+    machine = machine_time_ns() - machine
     cpu = cpu_time_ns(server.pids) - cpu
     user_after, system_after = user_and_system_ns(server.pids)
     sides = [job[side] for side in ("read", "write") if job[side]["total_ios"]]
@@ -119,6 +122,7 @@ def measure(server, load):
         p50_us=latency["50.000000"] / 1000,
         p99_us=latency["99.000000"] / 1000,
         cpu_ns=cpu / sum(side["total_ios"] for side in sides),
+        machine_ns=machine / sum(side["total_ios"] for side in sides),
         user_ns=user_after - user,
         system_ns=system_after - system,
     )

@@ -40,6 +40,7 @@ class Nbd(Server):
 
     modules = ("nbd",)
     export = None  # its name
+    connections = 1
 
     def serve(self, socket):
         """Starts the server."""
@@ -54,7 +55,7 @@ class Nbd(Server):
         self.serve(socket)
         self.wait_for(socket, lambda: os.path.exists(socket))
         name = ["-name", self.export] if self.export else []
-        self.run("nbd-client", "-unix", socket, self.client, *name)
+        self.run("nbd-client", "-unix", socket, self.client, "-connections", str(self.connections), *name)
         self.ready(self.client)
 
     def stop(self):
@@ -63,9 +64,10 @@ class Nbd(Server):
 
 
 class Nbdkit(Nbd):
-    def __init__(self, name, *plugin, **more):
+    def __init__(self, name, *plugin, connections=1, **more):
         super().__init__(name, **more)
         self.plugin = plugin
+        self.connections = connections
 
     def serve(self, socket):
         self.spawn("nbdkit", "--foreground", "--unix", socket, *self.plugin)

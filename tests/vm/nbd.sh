@@ -25,3 +25,19 @@ nbd_device() {
     printf '[device %s]\nhandler = nbd\nuri = %s\n' "$name" "$uri"
     printf '%s\n' "$@" ''
 }
+
+# make_certificates FOLDER: of an authority and of a server on localhost; FOLDER/client has what a
+# client needs.
+make_certificates() (
+    mkdir -p "$1/client"
+    cd "$1" || exit 1
+    printf '%s\n' 'cn = authority' ca cert_signing_key >ca.info
+    printf '%s\n' 'cn = localhost' 'dns_name = localhost' tls_www_server signing_key >server.info
+    for name in ca server; do
+        certtool --generate-privkey --key-type=ecdsa --outfile="$name-key.pem"
+    done
+    certtool --generate-self-signed --load-privkey=ca-key.pem --template=ca.info --outfile=ca-cert.pem
+    certtool --generate-certificate --load-ca-certificate=ca-cert.pem --load-ca-privkey=ca-key.pem \
+        --load-privkey=server-key.pem --template=server.info --outfile=server-cert.pem
+    cp ca-cert.pem client/
+) 2>"$RESULT_DIR/certtool.log"

@@ -1,0 +1,44 @@
+"""A disk on an NBD server: our client and the kernel's, on the same server."""
+
+import os
+import tempfile
+
+from bounds import Ratio
+from measure import comparison
+from rivals import Nbdkit
+from servers import Runner
+
+PLUGIN = ("memory", "1G")
+
+
+class NbdRunner(Runner):
+    """ublk-runner on a server of its own, whose CPU time counts, too."""
+
+    def __init__(self, name, connections, **keys):
+        self.socket = tempfile.mktemp(prefix="nbd-", suffix=".sock")
+        section = {"handler": "nbd", "uri": f"nbd+unix:///?socket={self.socket}", "queues": connections,
+                   "connections": connections, **keys}
+        super().__init__(name, {"nbd": section}, {"io_threads": connections})
+
+    def start(self):
+        self.spawn("nbdkit", "--foreground", "--unix", self.socket, *PLUGIN)
+        self.wait_for(self.socket, lambda: os.path.exists(self.socket))
+        super().start()
+
+
+def nbd(effort):
+    """What each I/O costs the machine is told by all of its CPU time: the kernel's client has no process
+    of its own."""
+    loads = effort.some([effort.load("randwrite", "4k", 64), effort.load("randread", "4k", 64),
+                         effort.load("randread", "64k", 32), effort.load("randread", "4k", 1)])
+    servers, claims = [], []
+    for connections in (1, 2):
+        ours, theirs = f"nbd handler, {connections}", f"kernel nbd, {connections}"
+        servers += [NbdRunner(ours, connections), Nbdkit(theirs, *PLUGIN, connections=connections)]
+        for load in loads:
+            deep = load.depth == 64 and load.rw == "randread"
+            claims.append(Ratio(what="iops", load=load.name, server=ours, rival=theirs,
+                                at_least=1.5 if deep else 1 if load.depth == 1 else None))
+            claims.append(Ratio(what="machine_ns", load=load.name, server=ours, rival=theirs,
+                                at_most=0.8 if deep else None))
+    return comparison(effort, servers, loads, claims)
