@@ -66,6 +66,8 @@ void Device::try_start() {
 
 int Device::start_error(const Command& command) const {
   if (static_cast<pid_t>(command.control.data) != server_) return -EINVAL;
+  if (command.control_op() == abi::ControlOp::kEndUserRecovery && !has(abi::kFlagUserRecovery))
+    return -EINVAL;
   if (command.control_op() == abi::ControlOp::kEndUserRecovery)
     return state() == DeviceState::kQuiesced || state() == DeviceState::kFailIo ? 0 : -EBUSY;
   if ((params_.types & abi::kParamBasic) == 0) return -EINVAL;
@@ -176,6 +178,12 @@ void Device::cancel_queues() {
   abort_idle();
 }
 
+void Device::kill() {
+  cancel_queues();
+  take_back_requests(Tag::State::kOrphaned, has(abi::kFlagUserRecoveryReissue) && !stopping_);
+  check_drained();
+}
+
 void Device::fail_waiting(int result) {
   std::deque<std::unique_ptr<BlockRequest>> failed;
   for (Queue& queue : queues_) {
@@ -202,7 +210,7 @@ void Device::released() {
   reset_queues();
   if (disk_ == nullptr) return;
   if (stopping_ || !has(abi::kFlagUserRecovery)) {
-    take_back_requests(false);
+    take_back_requests(Tag::State::kUnfetched, false);
     fail_waiting(-EIO);
     if (stopping_)
       check_drained();
@@ -214,7 +222,7 @@ void Device::released() {
   const bool fail_io = has(abi::kFlagUserRecoveryFailIo);
   set_state(fail_io ? DeviceState::kFailIo : DeviceState::kQuiesced);
   info_.ublksrv_pid = -1;
-  take_back_requests(has(abi::kFlagUserRecoveryReissue));
+  take_back_requests(Tag::State::kUnfetched, has(abi::kFlagUserRecoveryReissue));
   if (fail_io) fail_waiting(-EREMOTEIO);
 }
 
@@ -228,19 +236,21 @@ void Device::reset_queues() {
       tag.state = Tag::State::kUnfetched;
       if (tag.command != nullptr) loop_.forget(*std::exchange(tag.command, nullptr));
     }
+    for (Tag& tag : queue.tags)
+      if (tag.state == Tag::State::kOrphaned) tag.state = Tag::State::kUnfetched;
     if (queue.fetch != nullptr) loop_.forget(*std::exchange(queue.fetch, nullptr));
     queue.handed.clear();
   }
 }
 
 // What the dead server had not completed.
-void Device::take_back_requests(bool reissue) {
+void Device::take_back_requests(Tag::State left, bool reissue) {
   std::vector<std::unique_ptr<BlockRequest>> failed;
   for (Queue& queue : queues_) {
     for (Tag& tag : queue.tags) {
       if (tag.state != Tag::State::kServer) continue;
-      tag.state = Tag::State::kUnfetched;
-      tag.buffer_index = -1;
+      tag.state = left;
+      if (left == Tag::State::kUnfetched) tag.buffer_index = -1;
       --queue.in_flight;
       if (reissue)
         queue.waiting.push_front(std::move(tag.request));

@@ -35,7 +35,8 @@ namespace fake {
 //     |  recovery: QUIESCED or FAIL_IO -- START_USER_RECOVERY, FETCH, END_USER_RECOVERY --> LIVE
 //
 // A tag: unfetched -> FETCH -> idle -> request -> server -> COMMIT -> idle. When the device stops
-// or `canceling_`, idle tags are given back with ENODEV and are unfetched again.
+// or `canceling_`, idle tags are given back with ENODEV and are unfetched again. After kill() the
+// server's are orphaned until it lets go of them or of ublkc.
 //
 // Everything is on the loop's thread.
 class Device {
@@ -81,6 +82,10 @@ class Device {
 
   // A thread of the server has died: all idle tags are given back, and the device serves no more.
   void cancel_queues();
+  // The server is as good as dead, and what it has is taken from it: whatever it does with that is
+  // answered with ENODEV. As far as the kernel goes with a killed process before it has closed
+  // ublkc.
+  void kill();
 
   // I/O commands.
   void handle_io(Command& command);
@@ -91,7 +96,7 @@ class Device {
 
  private:
   struct Tag {
-    enum class State : uint8_t { kUnfetched, kIdle, kServer };
+    enum class State : uint8_t { kUnfetched, kIdle, kServer, kOrphaned };
     State state = State::kUnfetched;
     bool wants_buffer = false;   // the server knows the request and has not its data: get-data mode
     Command* command = nullptr;  // idle; none with kFlagBatchIo
@@ -127,7 +132,7 @@ class Device {
   void abort_idle();
   void reset_queues();
   void server_died();
-  void take_back_requests(bool reissue);
+  void take_back_requests(Tag::State left, bool reissue);
   void fail_waiting(int result);
 
   int check_request(const BlockRequest& request) const;
@@ -146,6 +151,7 @@ class Device {
   int commit_many(Command& command);
   void bring_tags(Queue& queue);
   void abort_batch(Queue& queue);
+  static bool release_orphan(Tag& tag);
   int check_address(uint64_t address, const Tag& tag) const;
   // A COMMIT's data and result.
   int end_result(const BlockRequest& request, const ublk::abi::IoCmd& io,

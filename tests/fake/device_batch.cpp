@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "device.h"
+#include "ring_port.h"
 
 namespace fake {
 
@@ -95,11 +96,16 @@ int Device::commit_many(Command& command) {
   const std::vector<Command::Element> elements = std::exchange(command.elements, {});
   std::vector<std::pair<std::unique_ptr<BlockRequest>, int>> ended;
   int error = 0;
+  int taken = 0;
   Queue& queue = queues_[number];
   for (const Command::Element& item : elements) {
     const abi::BatchElement& element = item.element;
     error = element.tag < info_.queue_depth ? 0 : -EINVAL;
     Tag* tag = error == 0 ? &queue.tags[element.tag] : nullptr;
+    if (error == 0 && release_orphan(*tag)) {
+      ++taken;
+      continue;
+    }
     if (error == 0 && tag->state != Tag::State::kServer) error = -EBUSY;
     if (error == 0) error = check_address(element.buf_addr, *tag);
     if (error != 0) break;
@@ -108,9 +114,11 @@ int Device::commit_many(Command& command) {
     ended.emplace_back(std::move(tag->request), result);
     --queue.in_flight;
     tag_idle(queue, io, registration(command.batch, element), nullptr);
+    ++taken;
   }
-  const int taken = static_cast<int>(ended.size()) * command.batch.elem_bytes;
-  loop_.answer(command, taken != 0 ? taken : error);
+  // The queue's FETCH has ended already, and this may be the last that it waits for.
+  if (canceling_) command.port->forget_targets();
+  loop_.answer(command, taken != 0 ? taken * command.batch.elem_bytes : error);
   for (auto& [request, result] : ended) end_request(number, std::move(request), result);
   return 0;
 }

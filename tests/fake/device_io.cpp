@@ -182,6 +182,7 @@ int Device::commit(Command& command) {
   Queue& queue = queues_[number];
   Tag& tag = queue.tags[command.io.tag];
   if (tag.daemon != command.thread) return -EINVAL;
+  if (release_orphan(tag)) return -ENODEV;
   if (tag.state != Tag::State::kServer) return -EBUSY;
   if (tag.wants_buffer) return -EINVAL;  // its data must be fetched first, even to fail it
   if (const int error = check_address(command.io.addr, tag); error != 0) return error;
@@ -200,6 +201,7 @@ int Device::commit(Command& command) {
 int Device::get_data(Command& command) {
   Tag& tag = queues_[command.io.q_id].tags[command.io.tag];
   if (tag.daemon != command.thread || command.io.addr == 0) return -EINVAL;
+  if (release_orphan(tag)) return -ENODEV;
   if (tag.state != Tag::State::kServer) return -EBUSY;
   if (!tag.wants_buffer) return -EINVAL;
   tag.wants_buffer = false;
@@ -214,6 +216,7 @@ int Device::register_data(Command& command) {
   constexpr uint64_t kSlots = 16384;
   Tag& tag = queues_[command.io.q_id].tags[command.io.tag];
   if (!has(abi::kFlagSupportZeroCopy) || command.io.addr >= kSlots) return -EINVAL;
+  if (tag.state == Tag::State::kOrphaned) return -ENODEV;
   if (tag.state != Tag::State::kServer || !tag.request->has_data()) return -EINVAL;
   if (!registers_) return -ENOMEM;
   if (!command.port->buffer_slots().insert(command.io.addr).second) return -EBUSY;
@@ -232,6 +235,13 @@ int Device::unregister_data(Command& command) {
   tag.buffer_index = -1;
   loop_.answer(command, 0);
   return 0;
+}
+
+bool Device::release_orphan(Tag& tag) {
+  if (tag.state != Tag::State::kOrphaned) return false;
+  tag.state = Tag::State::kUnfetched;
+  tag.buffer_index = -1;
+  return true;
 }
 
 int Device::check_address(uint64_t address, const Tag& tag) const {
@@ -297,7 +307,7 @@ void Device::refuse_io(Command& command, int error) {
   if (!commits || io.q_id >= queues_.size() || io.tag >= info_.queue_depth) return;
   Queue& queue = queues_[io.q_id];
   Tag& tag = queue.tags[io.tag];
-  if (tag.state != Tag::State::kServer) return;
+  if (release_orphan(tag) || tag.state != Tag::State::kServer) return;
   tag.state = Tag::State::kUnfetched;
   --queue.in_flight;
   end_request(io.q_id, std::move(tag.request), -EIO);

@@ -103,6 +103,12 @@ void Driver::cancel_queues(uint32_t id) {
   });
 }
 
+void Driver::kill(uint32_t id) {
+  loop_.call([&] {
+    if (Device* device = find(id); device != nullptr) device->kill();
+  });
+}
+
 std::vector<std::string> Driver::violations() {
   return loop_.call([&] { return violations_; });
 }

@@ -73,13 +73,15 @@ class Driver final : public ublk::Driver, private Loop::Client {
   // Plays the end of one of the server's threads: idle tags are given back, no request is handed
   // out any more.
   void cancel_queues(uint32_t id);
+  // Plays the end of the server, who lives on as far as the test goes: see Device::kill().
+  void kill(uint32_t id);
 
   // What the server did that a real kernel answers with a warning or worse. Should be empty.
   std::vector<std::string> violations();
   size_t nr_devices();
 
-  // The SQEs that a thread, which is stopped at its io_uring_enter, gives to the kernel; nullopt: it
-  // is no ring that the driver knows. Those of the driver's own ring are none of the server's.
+  // The SQEs that a thread, which is stopped at its io_uring_enter, gives to the kernel; nullopt:
+  // it is no ring that the driver knows. Those of the driver's own ring are none of the server's.
   // `ring_fd`, `flags`: the call's; `thread`: its caller.
   std::optional<std::vector<io_uring_sqe*>> submission(int ring_fd, unsigned flags, pid_t thread) {
     return loop_.submission(ring_fd, flags, thread);

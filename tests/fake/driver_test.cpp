@@ -10,8 +10,8 @@
 
 #include "backends.h"
 #include "fixture.h"
-#include "raw_server.h"
 #include "ring_thread.h"
+#include "support/raw_server.h"
 
 namespace fake {
 namespace {
@@ -20,6 +20,7 @@ namespace abi = ublk::abi;
 using namespace std::chrono_literals;
 using abi::DeviceState;
 using abi::IoOp;
+using test::RawServer;
 using ublk::Command;
 using ublk::Control;
 using Answer = RawServer::Answer;

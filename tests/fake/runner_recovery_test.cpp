@@ -20,14 +20,15 @@
 #include <vector>
 
 #include "random_io.h"
-#include "raw_server.h"
 #include "runner_fixture.h"
+#include "support/raw_server.h"
 #include "test_data.h"
 
 namespace fake {
 namespace {
 
 namespace abi = ublk::abi;
+using test::RawServer;
 using ublk_runner::BatchOption;
 using ublk_runner::BufferOption;
 using ublk_runner::ManagedDevice;

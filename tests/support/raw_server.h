@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// A server that speaks the bare protocol, rightly or wrongly, and can die.
-#ifndef UBLK_TESTS_FAKE_RAW_SERVER_H
-#define UBLK_TESTS_FAKE_RAW_SERVER_H
+// A server that speaks the bare protocol, rightly or wrongly, and can die. For any driver.
+#ifndef UBLK_TESTS_SUPPORT_RAW_SERVER_H
+#define UBLK_TESTS_SUPPORT_RAW_SERVER_H
 
 #include <liburing.h>
 #include <ublk/abi.h>
@@ -18,9 +18,9 @@
 #include <utility>
 #include <vector>
 
-namespace fake {
+namespace test {
 
-// On one thread. Its end without STOP_DEV is a server's death.
+// Of queue 0, on one thread. Its end without STOP_DEV is a server's death.
 class RawServer {
  public:
   struct Answer {
@@ -46,17 +46,12 @@ class RawServer {
   std::byte* buffer(uint16_t tag) { return buffers_[tag].get(); }
   uint64_t address(uint16_t tag) { return reinterpret_cast<uint64_t>(buffer(tag)); }
 
-  void command(ublk::abi::IoOp op, const ublk::abi::IoCmd& io) {
-    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-    if (sqe == nullptr) throw std::runtime_error("the ring is full");
-    std::memset(sqe, 0, sizeof(*sqe));
-    sqe->opcode = IORING_OP_URING_CMD;
-    sqe->fd = node_->fd();
-    sqe->cmd_op = static_cast<uint32_t>(op);
-    sqe->user_data = io.tag;
-    std::memcpy(sqe->cmd, &io, sizeof(io));
-    driver_.redirect(ring_, *sqe);
-    io_uring_submit(&ring_);
+  void command(ublk::abi::IoOp op, const ublk::abi::IoCmd& io) { submit(op, io, io.tag, 0); }
+  // PREP or COMMIT of batch I/O; is answered as tag kBatch. `elements` must be there until then.
+  static constexpr uint16_t kBatch = UINT16_MAX;
+  void batch(ublk::abi::IoOp op, const ublk::abi::BatchIo& io,
+             const std::vector<ublk::abi::BatchElement>& elements) {
+    submit(op, io, kBatch, reinterpret_cast<uint64_t>(elements.data()));
   }
   void fetch(uint16_t tag) {
     command(ublk::abi::IoOp::kFetchReq, {.q_id = 0, .tag = tag, .result = 0, .addr = address(tag)});
@@ -87,12 +82,27 @@ class RawServer {
   }
 
  private:
+  template <class Payload>
+  void submit(ublk::abi::IoOp op, const Payload& payload, uint64_t user_data, uint64_t address) {
+    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+    if (sqe == nullptr) throw std::runtime_error("the ring is full");
+    std::memset(sqe, 0, sizeof(*sqe));
+    sqe->opcode = IORING_OP_URING_CMD;
+    sqe->fd = node_->fd();
+    sqe->addr = address;
+    sqe->cmd_op = static_cast<uint32_t>(op);
+    sqe->user_data = user_data;
+    std::memcpy(sqe->cmd, &payload, sizeof(payload));
+    if (driver_.redirects()) driver_.redirect(ring_, *sqe);
+    io_uring_submit(&ring_);
+  }
+
   ublk::Driver& driver_;
   std::shared_ptr<ublk::DeviceNode> node_;
   io_uring ring_{};
   std::vector<std::unique_ptr<std::byte[]>> buffers_;
 };
 
-}  // namespace fake
+}  // namespace test
 
-#endif  // UBLK_TESTS_FAKE_RAW_SERVER_H
+#endif  // UBLK_TESTS_SUPPORT_RAW_SERVER_H
