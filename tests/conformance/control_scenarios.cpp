@@ -183,9 +183,9 @@ TEST_F(ControlScenario, WrongParametersAreRefused) {
   }
 }
 
-// Parameters of Linux 6.14 and 6.16, that older kernels drop.
+// Parameters of Linux 6.15, that older kernels drop.
 TEST_F(ControlScenario, NewParametersAreCheckedWhereTheyAreKnown) {
-  const bool known = has(abi::kFlagQuiesce);
+  const bool known = has(abi::kFlagSupportZeroCopy);
   const std::vector<Mistake> wrong = {
       {"an alignment that is no mask",
        [](abi::Params& p) {

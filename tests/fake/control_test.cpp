@@ -154,6 +154,41 @@ TEST_F(ControlTest, EachFailingStepOfADeviceUndoesTheOnesBefore) {
   EXPECT_EQ(driver().nr_devices(), 0u);
 }
 
+// Whatever a device's life is refused by, for whatever reason: it is told, and can be tried again.
+TEST_F(ControlTest, EachCommandRefusedOrLostIsToldAndCanBeRepeated) {
+  RingThread thread;
+  for (const ControlOp op : {ControlOp::kAddDev, ControlOp::kSetParams, ControlOp::kStartDev,
+                             ControlOp::kStopDev, ControlOp::kDelDev}) {
+    for (const int error : {EINTR, EAGAIN, ENOMEM, EBUSY}) {
+      Control control(driver());
+      MemoryBackend memory(kBytes);
+      driver().faults().fail(op, error);
+      const auto insist = [&](const std::function<void()>& call, bool refused) {
+        if (refused) {
+          EXPECT_EQ(error_of(call).error(), error);
+        }
+        call();
+      };
+      const ublk::DeviceSpec spec = device_spec(kBytes);
+      abi::DevInfo info{};
+      insist([&] { info = control.add(spec.info); }, op == ControlOp::kAddDev);
+      const uint32_t id = info.dev_id;
+      insist([&] { control.set_params(id, spec.params); }, op == ControlOp::kSetParams);
+      {
+        CountedBackend counted(memory);
+        thread.attach(ublk::DeviceNode::open(driver(), info), 0, counted);
+        counted.attached();
+        insist([&] { control.start(id, getpid()); }, op == ControlOp::kStartDev);
+        std::vector<std::byte> data(512);
+        EXPECT_EQ(driver().disk(id)->read(0, 1, data.data()), 0);
+        insist([&] { control.stop(id); }, op == ControlOp::kStopDev);
+      }
+      insist([&] { control.del(id); }, op == ControlOp::kDelDev);
+      EXPECT_EQ(driver().nr_devices(), 0u);
+    }
+  }
+}
+
 TEST_F(ControlTest, NodeOpensOnce) {
   Control control(driver());
   const ublk::Device device(control, device_spec(kBytes));

@@ -30,10 +30,10 @@ Device::Device(Loop& loop, std::vector<std::string>& violations, std::shared_ptr
 
 // ------------------------------------------------------------- parameters, size --
 
-int Device::set_params(const abi::Params& params) {
+int Device::set_params(const abi::Params& params, uint64_t features) {
   if (disk_ != nullptr) return -EACCES;
   params_ = params;
-  const int result = settle_params(params_, info_);
+  const int result = settle_params(params_, info_, features);
   if (result < 0) params_ = {};
   return result;
 }

@@ -55,7 +55,7 @@ class Device {
   bool has(uint64_t flag) const { return (info_.flags & flag) != 0; }
 
   // Control commands that end at once: 0 or -errno.
-  int set_params(const ublk::abi::Params& params);
+  int set_params(const ublk::abi::Params& params, uint64_t features);
   const ublk::abi::Params& params() const { return params_; }
   int try_stop_allowed() const;
   int update_size(uint64_t sectors);

@@ -31,6 +31,10 @@ int block_error(int result) {
     case -EBUSY:
     case -EAGAIN:
     case -EOVERFLOW:
+    case -ENODEV:
+    case -EINVAL:
+    case -ETIME:
+    case -ETOOMANYREFS:
       return result;
     default:
       return -EIO;

@@ -17,9 +17,13 @@ constexpr uint64_t kAlwaysSet = abi::kFlagCompInTask | abi::kFlagCmdIoctlEncode 
                                 abi::kFlagPerIoDaemon | abi::kFlagBufRegOffDaemon |
                                 abi::kFlagSafeStopDev;
 
-constexpr uint32_t kKnownParams = abi::kParamBasic | abi::kParamDiscard | abi::kParamDevt |
-                                  abi::kParamZoned | abi::kParamDmaAlign | abi::kParamSegment |
-                                  abi::kParamIntegrity;
+uint32_t known_params(uint64_t features) {
+  uint32_t known = abi::kParamBasic | abi::kParamDiscard | abi::kParamDevt | abi::kParamZoned;
+  if ((features & abi::kFlagSupportZeroCopy) != 0)  // Linux 6.15
+    known |= abi::kParamDmaAlign | abi::kParamSegment;
+  if ((features & abi::kFlagBatchIo) != 0) known |= abi::kParamIntegrity;  // Linux 7.0
+  return known;
+}
 
 uint32_t page_size() {
   static const auto size = static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
@@ -81,10 +85,10 @@ int settle_info(abi::DevInfo& info, uint64_t features, unsigned cpus) {
   return 0;
 }
 
-int settle_params(abi::Params& params, const abi::DevInfo& info) {
+int settle_params(abi::Params& params, const abi::DevInfo& info, uint64_t features) {
   const auto has = [&params](uint32_t type) { return (params.types & type) != 0; };
   if (params.len == 0 || params.types == 0) return -EINVAL;
-  params.types &= kKnownParams;
+  params.types &= known_params(features);
   if (!has(abi::kParamBasic) || !good_basic(params.basic, info)) return -EINVAL;
   if (has(abi::kParamDiscard) && !good_discard(params.discard)) return -EINVAL;
   // Zones and integrity data need flags that no device of the fake has.

@@ -27,8 +27,9 @@ inline constexpr uint64_t kPlayed =
 // looked at.
 int settle_info(ublk::abi::DevInfo& info, uint64_t features, unsigned cpus);
 
-// SET_PARAMS, for a device with `info`; drops unknown types. Returns 0 or -errno.
-int settle_params(ublk::abi::Params& params, const ublk::abi::DevInfo& info);
+// SET_PARAMS, for a device with `info`; drops types that the kernel with these features does not
+// know. Returns 0 or -errno.
+int settle_params(ublk::abi::Params& params, const ublk::abi::DevInfo& info, uint64_t features);
 
 }  // namespace fake
 

@@ -76,6 +76,7 @@ ublk::UniqueFd Driver::open_control() {
 ublk::UniqueFd Driver::open_device(uint32_t device_id) {
   int error = ENOENT;
   ublk::UniqueFd fd = loop_.call([&]() -> ublk::UniqueFd {
+    readable();  // the server before this one may have closed it just now
     Device* device = find(device_id);
     if (device == nullptr) return {};
     ublk::UniqueFd opened = device->open();
@@ -192,7 +193,7 @@ int Driver::device_command(Command& command, Device& device) {
       return queue_affinity(control, device);
     case Op::kSetParams: {
       const auto params = from_buffer<abi::Params>(control);
-      return params.len <= control.len ? device.set_params(params) : -EINVAL;
+      return params.len <= control.len ? device.set_params(params, options_.features) : -EINVAL;
     }
     case Op::kGetParams: {
       constexpr size_t kHeader = 2 * sizeof(uint32_t);
@@ -240,7 +241,9 @@ int Driver::add(const abi::CtrlCmd& command) {
   if (devices_.count(info.dev_id) != 0) return -EEXIST;
   const auto node =
       std::make_shared<NodeFile>(number_, info.dev_id, info.nr_hw_queues, info.queue_depth);
-  if (inotify_add_watch(closed_files_.get(), node->path().c_str(), IN_CLOSE) < 0) return -errno;
+  const int watch = inotify_add_watch(closed_files_.get(), node->path().c_str(), IN_CLOSE);
+  if (watch < 0) return -errno;
+  watches_[watch] = info.dev_id;
   devices_.emplace(info.dev_id, std::make_unique<Device>(
                                     loop_, violations_, node, info, options_.registers_buffers,
                                     options_.guards_buffers ? &guarded_buffers_ : nullptr));
@@ -289,13 +292,31 @@ int Driver::queue_affinity(const abi::CtrlCmd& command, const Device& device) co
   return 0;
 }
 
-// A node may have lost its last reference: which one is not worth remembering.
 void Driver::readable() {
   alignas(inotify_event) std::array<char, 4096> events;
-  while (read(closed_files_.get(), events.data(), events.size()) > 0) {
+  for (ssize_t size; (size = read(closed_files_.get(), events.data(), events.size())) > 0;) {
+    for (const char* at = events.data(); at < events.data() + size;) {
+      const auto* event = reinterpret_cast<const inotify_event*>(at);
+      at += sizeof(*event) + event->len;
+      const auto watch = watches_.find(event->wd);
+      if (watch == watches_.end()) continue;
+      if ((event->mask & IN_CLOSE) != 0) closing_.insert(watch->second);
+      if ((event->mask & IN_IGNORED) != 0) watches_.erase(watch);
+    }
   }
-  for (auto& [id, device] : devices_)
-    if (device->opened() && !device->node().is_open()) device->released();
+  release_closed();
+}
+
+// The kernel tells of a file's end a moment before it takes the file's lock away.
+void Driver::release_closed() {
+  std::erase_if(closing_, [this](uint32_t id) {
+    Device* device = find(id);
+    if (device == nullptr || !device->opened()) return true;
+    if (device->node().is_open()) return false;
+    device->released();
+    return true;
+  });
+  if (!closing_.empty()) loop_.post([this] { release_closed(); });
   remove_deleted();
 }
 

@@ -30,6 +30,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -104,14 +105,17 @@ class Driver final : public ublk::Driver, private Loop::Client {
   int stop(Command& command, Device& device);
   int queue_affinity(const ublk::abi::CtrlCmd& command, const Device& device) const;
   void remove_deleted();
+  void release_closed();
   Device* find(uint32_t id);
 
   const Options options_;
   const uint32_t number_;        // of the fakes of this process
-  ublk::UniqueFd closed_files_;  // inotify: some reference to a node has gone
+  ublk::UniqueFd closed_files_;  // inotify: a server's opening of a node ends
   NodeTable nodes_;
   GuardedBuffers guarded_buffers_;
   std::map<uint32_t, std::unique_ptr<Device>> devices_;  // the loop's thread's, as the rest
+  std::map<int, uint32_t> watches_;                      // of closed_files_: whose node it is
+  std::set<uint32_t> closing_;                           // devices whose node is being closed
   std::vector<std::string> violations_;
   Loop loop_;
   Faults faults_;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Devices and queues that come and go, properly and otherwise, and what they leave behind: nothing.
+#include <pthread.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -390,6 +392,31 @@ TEST_F(LifetimeTest, QueuesEndWithoutStopWhenTheKernelGivesThemUp) {
   counted.reset();  // waits until both have stopped
   EXPECT_EQ(backend.queues_stopped, 2);
   EXPECT_TRUE(backend.failures.empty());
+}
+
+// A signal ends the kernel's waiting, and a submission halfway, with EINTR.
+TEST_F(LifetimeTest, SignalsToTheRingsThreadLoseNoRequest) {
+  struct sigaction action {};
+  struct sigaction before {};
+  action.sa_handler = [](int) {};  // and no SA_RESTART
+  ASSERT_EQ(sigaction(SIGUSR1, &action, &before), 0);
+  {
+    ublk::Control control(driver());
+    RingThread thread;
+    MemoryBackend memory(4 * kBytes);
+    WorkersBackend workers(memory, 2);
+    for (const uint64_t flags : {uint64_t{0}, abi::kFlagBatchIo}) {
+      const ServedDevice device(control, device_spec(4 * kBytes, 2, 32, 0, flags), workers,
+                                {&thread});
+      const auto disk = driver().disk(device.id());
+      RandomIo io(disk, {.requests = kSanitized ? 2000u : 20000u});
+      const pthread_t target = thread.call([](ublk::Ring&) { return pthread_self(); });
+      while (!io.wait(std::chrono::milliseconds(0))) pthread_kill(target, SIGUSR1);
+      EXPECT_EQ(io.error(), "");
+      EXPECT_EQ(disk->write_zeroes(0, 4 * kBytes / 512), 0);
+    }
+  }
+  sigaction(SIGUSR1, &before, nullptr);
 }
 
 // ------------------------------------------------------------------- memory --

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The arguments of Add over D-Bus, (sa{ss}b), as they are on the wire; a device that is added for
-// good is the same in the file.
+// good is the same in the file. Without a runner, so it is quick: call_fuzzer.cpp has one.
 #include <config.h>
 #include <glib.h>
 #include <glib_ptr.h>

@@ -27,11 +27,13 @@ class Input {
     skip(bytes);
     return value;
   }
-  std::string rest() {
-    const std::string text(reinterpret_cast<const char*>(data_), left_);
-    skip(left_);
+  // At most so many bytes.
+  std::string text(size_t bytes) {
+    std::string text(reinterpret_cast<const char*>(data_), std::min(bytes, left_));
+    skip(text.size());
     return text;
   }
+  std::string rest() { return text(left_); }
 
  private:
   void skip(size_t bytes) {

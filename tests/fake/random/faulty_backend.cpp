@@ -57,9 +57,9 @@ void FaultyBackend::need_buffer(ublk::Request request) {
     backend_.need_buffer(std::move(request));
 }
 
-void FaultyBackend::failed(ublk::Queue&, uint16_t, int) {
+void FaultyBackend::failed(ublk::Queue&, uint16_t, int error) {
   refused_.fetch_add(1, std::memory_order_release);
-  all_refused_.fetch_add(1, std::memory_order_release);
+  if (error == kRefusedCommit) refused_commits_.fetch_add(1, std::memory_order_release);
 }
 
 void FaultyBackend::keep(bool on) {

@@ -7,6 +7,7 @@
 #include <ublk/request.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -22,10 +23,14 @@ class FaultyBackend : public ublk::Backend {
   // away. On the ring's thread.
   using Failing = std::function<void(uint64_t sector, int result)>;
 
-  // Adds to `refused` for each command that the kernel refuses.
+  // Adds to `refused_commits` for each command that the kernel refuses with kRefusedCommit.
+  static constexpr int kRefusedCommit = EINVAL;
   FaultyBackend(ublk::Backend& backend, uint64_t seed, Failing failing,
-                std::atomic<unsigned>& refused)
-      : backend_(backend), failing_(std::move(failing)), all_refused_(refused), random_(seed) {}
+                std::atomic<unsigned>& refused_commits)
+      : backend_(backend),
+        failing_(std::move(failing)),
+        refused_commits_(refused_commits),
+        random_(seed) {}
 
   void submit(ublk::Request request) override;
   void need_buffer(ublk::Request request) override;
@@ -48,7 +53,7 @@ class FaultyBackend : public ublk::Backend {
 
   ublk::Backend& backend_;
   const Failing failing_;
-  std::atomic<unsigned>& all_refused_;
+  std::atomic<unsigned>& refused_commits_;
   std::mutex mutex_;
   std::mt19937_64 random_;
   bool keeps_ = true;

@@ -92,8 +92,8 @@ class RandomRun {
       slot.release();
     else if (!slot.submit())
       slot.release();
-    if (world_.refused != refused_) {
-      refused_ = world_.refused;
+    if (world_.refused_commits != refused_commits_) {
+      refused_commits_ = world_.refused_commits;
       world_.refusals.end();
     }
   }
@@ -119,7 +119,7 @@ class RandomRun {
       random_() % 2 == 0 ? faults.fail(IoOp::kCommitIoCmds, ENOMEM) : faults.shorten_commit(1);
     } else if (slot.commits(false) && (world_.refusals.now() & 1) == 0) {
       world_.refusals.begin();
-      faults.fail(IoOp::kCommitAndFetchReq, EINVAL);
+      faults.fail(IoOp::kCommitAndFetchReq, FaultyBackend::kRefusedCommit);
     }
   }
   void failed(const std::string& what) {
@@ -133,7 +133,7 @@ class RandomRun {
   std::vector<std::unique_ptr<RingThread>> threads_;
   std::vector<RingThread*> serving_;
   RandomWorld world_;
-  unsigned refused_ = 0;
+  unsigned refused_commits_ = 0;
   std::mt19937_64 random_;
   std::vector<std::unique_ptr<Slot>> slots_;
   Watchdog watchdog_;

@@ -124,7 +124,7 @@ void Slot::start() {
     started = false;
   }
   if (!started) {
-    remove();
+    take_away();
     return;
   }
   note("start");
@@ -152,7 +152,7 @@ bool Slot::attach() {
   const auto failing = [this](uint64_t sector, int result) {
     lanes_.at(sector / kLaneSectors)->expect(result);
   };
-  backend_ = std::make_unique<FaultyBackend>(*data, random_(), failing, world_.refused);
+  backend_ = std::make_unique<FaultyBackend>(*data, random_(), failing, world_.refused_commits);
   counted_ = std::make_unique<CountedBackend>(*backend_);
   node_ = ublk::DeviceNode::open(world_.driver, info_);
   const unsigned first = dice(static_cast<unsigned>(world_.threads.size()));
@@ -173,8 +173,13 @@ void Slot::let_go() {
 }
 
 void Slot::remove() {
-  disturbance_.begin();
+  if (state_ == State::kAbsent) return;
   note("remove");
+  take_away();
+}
+
+void Slot::take_away() {
+  disturbance_.begin();
   const bool maimed =
       (world_.refusals.now() & 1) != 0 || (backend_ != nullptr && backend_->refused() != 0);
   if (backend_ != nullptr) backend_->keep(false);

@@ -33,8 +33,8 @@ struct RandomWorld {
   Driver& driver;
   ublk::Control& control;
   const std::vector<RingThread*>& threads;
-  Disturbance refusals;              // while a COMMIT is to be refused
-  std::atomic<unsigned> refused{0};  // commands, by any slot's device
+  Disturbance refusals;  // while a COMMIT is to be refused
+  std::atomic<unsigned> refused_commits{0};
   Lane::Failed failed;
 };
 
@@ -61,7 +61,7 @@ class Slot {
   bool submit();
   // Lets one of the requests go on that the backend keeps.
   void release();
-  void remove();
+  void remove();  // does nothing to an absent one
 
   // It is live, and commits are of this kind.
   bool commits(bool batch) const;
@@ -71,6 +71,7 @@ class Slot {
   enum class State : uint8_t { kAbsent, kLive, kDown };
 
   void start();
+  void take_away();
   void recover();
   void disturb();
   bool quiesce();
