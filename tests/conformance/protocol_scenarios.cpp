@@ -152,10 +152,20 @@ TEST_F(ProtocolScenario, RegisteringABufferNeedsTheFlag) {
   {
     RawServer server(rig().driver(), info);
     server.fetch(0);
-    server.command(IoOp::kRegisterIoBuf, {.q_id = 0, .tag = 0, .result = 0, .addr = 0});
+    EXPECT_EQ(start(server, info.dev_id), 0);
+    const abi::IoCmd io = {.q_id = 0, .tag = 0, .result = 0, .addr = 0};
+    server.command(IoOp::kRegisterIoBuf, io);
+    EXPECT_EQ(server.wait(), (Answer{0, -EBUSY})) << "the kernel has it";
+    const auto disk = open_disk(info.dev_id);
+    std::vector<std::byte> data(512);
+    Pending read(*disk, {.data = data.data()});
+    EXPECT_EQ(server.wait(), (Answer{0, 0}));
+    server.command(IoOp::kRegisterIoBuf, io);
     EXPECT_EQ(server.wait(), (Answer{0, -EINVAL}));
-    server.command(IoOp::kUnregisterIoBuf, {.q_id = 0, .tag = 0, .result = 0, .addr = 0});
+    server.command(IoOp::kUnregisterIoBuf, io);
     EXPECT_EQ(server.wait(), (Answer{0, -EINVAL}));
+    server.commit(0, 512);
+    EXPECT_EQ(read.result(), 0);
     EXPECT_EQ(run(Command::stop(info.dev_id)), 0);
   }
   EXPECT_EQ(run(Command::del(info.dev_id)), 0);

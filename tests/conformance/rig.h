@@ -10,6 +10,7 @@
 #include <ublk/driver.h>
 #include <ublk/request.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <future>
@@ -50,6 +51,9 @@ class Pending {
   std::optional<int> result(std::chrono::milliseconds within = std::chrono::seconds(60)) {
     if (result_.wait_for(within) != std::future_status::ready) return std::nullopt;
     return result_.get();
+  }
+  bool ended() const {
+    return result_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
   }
 
  private:

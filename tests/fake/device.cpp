@@ -65,7 +65,9 @@ void Device::try_start() {
 }
 
 int Device::start_error(const Command& command) const {
-  if (static_cast<pid_t>(command.control.data) != server_) return -EINVAL;
+  // 6.12 believes what it is told.
+  if (has(abi::kFlagBufRegOffDaemon) && static_cast<pid_t>(command.control.data) != server_)
+    return -EINVAL;
   if (command.control_op() == abi::ControlOp::kEndUserRecovery && !has(abi::kFlagUserRecovery))
     return -EINVAL;
   if (command.control_op() == abi::ControlOp::kEndUserRecovery)
@@ -221,7 +223,6 @@ void Device::released() {
   }
   const bool fail_io = has(abi::kFlagUserRecoveryFailIo);
   set_state(fail_io ? DeviceState::kFailIo : DeviceState::kQuiesced);
-  info_.ublksrv_pid = -1;
   take_back_requests(Tag::State::kUnfetched, has(abi::kFlagUserRecoveryReissue));
   if (fail_io) fail_waiting(-EREMOTEIO);
 }

@@ -219,9 +219,10 @@ int Device::get_data(Command& command) {
 int Device::register_data(Command& command) {
   constexpr uint64_t kSlots = 16384;
   Tag& tag = queues_[command.io.q_id].tags[command.io.tag];
-  if (!has(abi::kFlagSupportZeroCopy) || command.io.addr >= kSlots) return -EINVAL;
   if (tag.state == Tag::State::kOrphaned) return -ENODEV;
-  if (tag.state != Tag::State::kServer || !tag.request->has_data()) return -EINVAL;
+  if (tag.state != Tag::State::kServer) return -EBUSY;
+  if (!has(abi::kFlagSupportZeroCopy) || command.io.addr >= kSlots) return -EINVAL;
+  if (!tag.request->has_data()) return -EINVAL;
   if (!registers_) return -ENOMEM;
   if (!command.port->buffer_slots().insert(command.io.addr).second) return -EBUSY;
   tag.buffer_index = static_cast<int>(command.io.addr);

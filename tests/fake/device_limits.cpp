@@ -68,7 +68,9 @@ int settle_info(abi::DevInfo& info, uint64_t features, unsigned cpus) {
   if (info.queue_depth == 0 || info.queue_depth > abi::kMaxQueueDepth) return -EINVAL;
   if (info.nr_hw_queues == 0 || info.nr_hw_queues > abi::kMaxQueues) return -EINVAL;
   info.flags &= features & ~abi::kFlagUnprivilegedDev;
-  if (!recovery_flags_make_sense(info.flags)) return -EINVAL;
+  // Linux 6.13 brought the flag and the check.
+  if ((features & abi::kFlagUserRecoveryFailIo) != 0 && !recovery_flags_make_sense(info.flags))
+    return -EINVAL;
   info.flags |= kAlwaysSet & features;
   if ((info.flags & abi::kFlagBatchIo) != 0) {
     if (info.queue_depth < 2) return -EINVAL;
