@@ -202,6 +202,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
 
   // managed_device_adopt.cpp: from one runner to the next.
   Task<> start_recovery();
+  Task<int> go_on_with_recovery();
   Task<> recover(ublk::abi::DevInfo info);
   Task<std::string> find_user();
   Task<> leave();

@@ -111,7 +111,7 @@ Task<> ManagedDevice::recover(abi::DevInfo info) {
     trouble_ = e.what();
   }
   if (!trouble_.empty()) co_await close_instance();
-  node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
+  if (node_ == nullptr) node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
   co_await open_queues();
   co_await services_.commands.run(ublk::Command::end_recovery(info_.dev_id, getpid()),
                                   kEndRecoveryLimit);
@@ -129,11 +129,29 @@ Task<> ManagedDevice::start_recovery() {
       error = e.error();
       text = e.what();
     }
+    if (error == EINVAL) error = co_await go_on_with_recovery();
     if (error == 0) co_return;
     if (error != EBUSY || deadline.is_over() || interrupted_) throw std::runtime_error(text);
     const Completion<> never;
     co_await never.within(services_.context, kRetryInterval);
   }
+}
+
+// Linux 6.12 takes no second START_USER_RECOVERY when a runner has died between the first one and
+// its fetches: there is nothing to be reset, and the device waits to be served. What a success would
+// have told, that the dead process has let go of it, is told by its being opened, since it has one
+// opener at a time. Returns 0 or the error of start_recovery().
+Task<int> ManagedDevice::go_on_with_recovery() {
+  const ublk::Command now = co_await services_.commands.run(ublk::Command::get_info(info_.dev_id));
+  if (static_cast<abi::DeviceState>(now.info().state) != abi::DeviceState::kQuiesced)
+    co_return EINVAL;
+  try {
+    node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
+  } catch (const ublk::Error& e) {
+    co_return e.error() == EBUSY ? EBUSY : EINVAL;
+  }
+  log(LogLevel::kInfo, name(), "its recovery has been begun by a runner that is gone");
+  co_return 0;
 }
 
 // -------------------------------------------------------------------- leave --

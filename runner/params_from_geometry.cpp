@@ -165,7 +165,8 @@ abi::Params params_from_geometry(const ublk_geometry& geometry, const ParamLimit
 std::string params_difference(const abi::Params& device, const abi::Params& wanted) {
   std::string difference;
   const auto compare = [&difference](const char* what, auto... pairs) {
-    if ((... && (pairs.first == pairs.second))) return;
+    const bool same = (... && (pairs.first == pairs.second));
+    if (same) return;
     difference += (difference.empty() ? "" : ", ") + std::string(what);
   };
   const auto pair = [](auto x, auto y) { return std::pair(x, y); };
