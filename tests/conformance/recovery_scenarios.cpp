@@ -114,14 +114,14 @@ TEST_F(RecoveryScenario, DeathBeforeTheStart) {
   const abi::DevInfo info = add(spec_of(2));
   const uint32_t id = info.dev_id;
   for (const unsigned fetched : {0u, 1u, 2u}) {
-    RawServer server(rig().driver(), info);
-    for (uint16_t tag = 0; tag < fetched; ++tag) server.fetch(tag);
+    const auto server = next_server(info);
+    for (uint16_t tag = 0; tag < fetched; ++tag) server->fetch(tag);
     EXPECT_EQ(state(id), DeviceState::kDead);
   }
   {
-    RawServer server(rig().driver(), info);
-    server.fetch_all();
-    EXPECT_EQ(start(server, id), 0);
+    const auto server = next_server(info);
+    server->fetch_all();
+    EXPECT_EQ(start(*server, id), 0);
     EXPECT_EQ(run(Command::stop(id)), 0);
   }
   EXPECT_EQ(run(Command::del(id)), 0);
@@ -129,6 +129,7 @@ TEST_F(RecoveryScenario, DeathBeforeTheStart) {
 
 TEST_F(RecoveryScenario, ADeviceThatWasNeverStartedCanBeDeleted) {
   for (const unsigned fetched : {0u, 1u, 2u}) {
+    if (fetched == 1 && rig().has(kHalfAQueue)) continue;
     const abi::DevInfo info = add(spec_of(2));
     {
       RawServer server(rig().driver(), info);
@@ -140,6 +141,7 @@ TEST_F(RecoveryScenario, ADeviceThatWasNeverStartedCanBeDeleted) {
 
 // START waits for a tag that never comes; it ends by its deadline, and the device goes.
 TEST_F(RecoveryScenario, DeathWhileTheStartWaits) {
+  if (rig().has(kHalfAQueue)) GTEST_SKIP() << kHalfAQueue.name;
   const abi::DevInfo info = add(spec_of(2));
   int started = 1;
   {
@@ -188,7 +190,8 @@ TEST_F(RecoveryScenario, DeathWhileTheStopWaits) {
 TEST_F(RecoveryScenario, EndsOnlyWhatHasBegun) {
   const abi::DevInfo info = add(spec_of(2, kReissue));
   const uint32_t id = info.dev_id;
-  EXPECT_EQ(run(Command::start_recovery(id)), -EBUSY) << "it is not started";
+  EXPECT_EQ(run(Command::start_recovery(id)), rig().has(kOneRecovery) ? -EINVAL : -EBUSY)
+      << "it is not started";
   {
     RawServer server(rig().driver(), info);
     server.fetch_all();
@@ -243,6 +246,7 @@ TEST_F(RecoveryScenario, ASecondDeathIsAsTheFirst) {
 
 // A server that dies while it recovers leaves the device as it was.
 TEST_F(RecoveryScenario, DeathInTheMiddleOfARecovery) {
+  if (rig().has(kOneRecovery)) GTEST_SKIP() << kOneRecovery.name;
   const abi::DevInfo info = add(spec_of(2, kReissue));
   const uint32_t id = info.dev_id;
   {

@@ -120,6 +120,16 @@ class Scenario : public ::testing::Test {
     return result;
   }
 
+  // The server after one that has died: the kernel lets go of the device a moment later.
+  std::unique_ptr<RawServer> next_server(const abi::DevInfo& info) {
+    const auto end = std::chrono::steady_clock::now() + kHung;
+    for (;;) try {
+        return std::make_unique<RawServer>(rig_->driver(), info);
+      } catch (const ublk::Error& e) {
+        if (e.error() != EBUSY || std::chrono::steady_clock::now() > end) throw;
+      }
+  }
+
   std::unique_ptr<Disk> open_disk(uint32_t id) { return rig_->open_disk(id); }
 
  private:

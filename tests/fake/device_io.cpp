@@ -171,7 +171,8 @@ int Device::fetch(Command& command) {
   Queue& queue = queues_[command.io.q_id];
   Tag& tag = queue.tags[command.io.tag];
   if (canceling_) return -ENODEV;
-  if (tag.state != Tag::State::kUnfetched) return all_fetched() ? -EBUSY : -EINVAL;
+  if (tag.state != Tag::State::kUnfetched)
+    return all_fetched() || !has(abi::kFlagPerIoDaemon) ? -EBUSY : -EINVAL;
   if (const int error = check_address(command.io.addr, tag); error != 0) return error;
   if (queue.daemon == 0 || has(abi::kFlagPerIoDaemon)) queue.daemon = command.thread;
   if (queue.daemon != command.thread) return -EINVAL;
