@@ -10,6 +10,7 @@
 #include <memory>
 #include <ostream>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -35,6 +36,17 @@ struct Mode {
   ublk_runner::BufferOption option;
   ublk_runner::BatchOption batch_io = ublk_runner::BatchOption::kOff;
 };
+inline constexpr Mode kModes[] = {
+    {"Copy", ublk_runner::BufferOption::kCopy},
+    {"GetData", ublk_runner::BufferOption::kGetData},
+    {"UserCopy", ublk_runner::BufferOption::kUserCopy},
+    {"CopyBatch", ublk_runner::BufferOption::kCopy, ublk_runner::BatchOption::kOn},
+    {"UserCopyBatch", ublk_runner::BufferOption::kUserCopy, ublk_runner::BatchOption::kOn},
+};
+// Of a test that is done for both.
+inline std::string name_of_both(const auto& param_info) {
+  return std::string(std::get<0>(param_info.param).name) + std::get<1>(param_info.param).name;
+}
 inline std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.name; }
 inline std::ostream& operator<<(std::ostream& out, const Mode& mode) { return out << mode.name; }
 
@@ -65,6 +77,19 @@ class RunnerTest : public FakeTest {
     }
     config_.devices.push_back(std::move(device));
     return config_.devices.back();
+  }
+
+  // One of two queues, on two threads, whose requests have to wait for buffers.
+  void add(const Shape& shape, const Mode& mode) {
+    Options options = shape.options;
+    for (auto& [key, value] : options)
+      if (key == "path") value = dir_ + "/disk";
+    DeviceConfig& device = add("disk", shape.handler, options);
+    device.queues = 2;
+    device.buffer = mode.option;
+    device.batch_io = mode.batch_io;
+    config_.io_threads = 2;
+    config_.buffer_memory = 1 << 20;
   }
 
   StartSummary start() {

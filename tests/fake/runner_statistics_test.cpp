@@ -55,15 +55,7 @@ class CountsTest : public StatisticsTest,
 
 TEST_P(CountsTest, AreThoseOfTheUsersRequests) {
   const auto& [shape, mode] = GetParam();
-  Options options = shape.options;
-  for (auto& [key, value] : options)
-    if (key == "path") value = dir_ + "/disk";
-  DeviceConfig& device = add("disk", shape.handler, options);
-  device.queues = 2;
-  device.buffer = mode.option;
-  device.batch_io = mode.batch_io;
-  config_.io_threads = 2;
-  config_.buffer_memory = 1 << 20;
+  add(shape, mode);
   config_.statistics = true;
   const StartSummary summary = start();
   ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
@@ -108,13 +100,8 @@ INSTANTIATE_TEST_SUITE_P(
                             "FileRing", "file", {{"path", ""}, {"size", "8M"}, {"create", "true"}}},
                         Shape{"MovesOnWorkers", "moves", {{"size", "8M"}, {"io", "workers"}}},
                         Shape{"OwnOnWorkers", "own", {{"size", "8M"}, {"io", "workers"}}}),
-        testing::Values(Mode{"Copy", BufferOption::kCopy}, Mode{"GetData", BufferOption::kGetData},
-                        Mode{"UserCopy", BufferOption::kUserCopy},
-                        Mode{"CopyBatch", BufferOption::kCopy, BatchOption::kOn},
-                        Mode{"UserCopyBatch", BufferOption::kUserCopy, BatchOption::kOn})),
-    [](const auto& param_info) {
-      return std::string(std::get<0>(param_info.param).name) + std::get<1>(param_info.param).name;
-    });
+        testing::ValuesIn(kModes)),
+    [](const auto& param_info) { return name_of_both(param_info); });
 
 TEST_F(StatisticsTest, AreSwitchedOnAndOffUnderLoad) {
   add("disk", "moves", {{"size", "8M"}, {"io", "workers"}});

@@ -33,15 +33,7 @@ class RunnerDataTest : public RunnerTest,
 
 TEST_P(RunnerDataTest, ReadsBackWhatWasWritten) {
   const auto& [shape, mode] = GetParam();
-  Options options = shape.options;
-  for (auto& [key, value] : options)
-    if (key == "path") value = dir_ + "/disk";
-  DeviceConfig& device = add("disk", shape.handler, options);
-  device.queues = 2;
-  device.buffer = mode.option;
-  device.batch_io = mode.batch_io;
-  config_.io_threads = 2;
-  config_.buffer_memory = 1 << 20;  // requests have to wait for it
+  add(shape, mode);
   const StartSummary summary = start();
   ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
 
@@ -77,9 +69,7 @@ INSTANTIATE_TEST_SUITE_P(
                         Mode{"UserCopy", BufferOption::kUserCopy},
                         Mode{"AutoBatch", BufferOption::kAuto, BatchOption::kOn},
                         Mode{"UserCopyBatch", BufferOption::kUserCopy, BatchOption::kOn})),
-    [](const auto& param_info) {
-      return std::string(std::get<0>(param_info.param).name) + std::get<1>(param_info.param).name;
-    });
+    [](const auto& param_info) { return name_of_both(param_info); });
 
 // Workers, the ring and the kernel all have work for a thread that spins, and it still ends.
 TEST_F(RunnerTest, SpinningThreadsServeTheSame) {

@@ -151,17 +151,12 @@ TEST_P(LateDataTest, DeviceGoesOnWithTheRightData) {
 
 INSTANTIATE_TEST_SUITE_P(
     , LateDataTest,
-    testing::Combine(
-        testing::Values(LateShape{"Inline", "late", false}, LateShape{"Workers", "late", true},
-                        LateShape{"MovesInline", "late_moving", false},
-                        LateShape{"MovesOnWorkers", "late_moving", true}),
-        testing::Values(Mode{"Copy", BufferOption::kCopy}, Mode{"GetData", BufferOption::kGetData},
-                        Mode{"UserCopy", BufferOption::kUserCopy},
-                        Mode{"CopyBatch", BufferOption::kCopy, BatchOption::kOn},
-                        Mode{"UserCopyBatch", BufferOption::kUserCopy, BatchOption::kOn})),
-    [](const auto& param_info) {
-      return std::string(std::get<0>(param_info.param).name) + std::get<1>(param_info.param).name;
-    });
+    testing::Combine(testing::Values(LateShape{"Inline", "late", false},
+                                     LateShape{"Workers", "late", true},
+                                     LateShape{"MovesInline", "late_moving", false},
+                                     LateShape{"MovesOnWorkers", "late_moving", true}),
+                     testing::ValuesIn(kModes)),
+    [](const auto& param_info) { return name_of_both(param_info); });
 
 TEST_F(TimeoutTest, WarnedRequestsGoOn) {
   add_late("late", true).io_timeout_action = TimeoutAction::kWarn;

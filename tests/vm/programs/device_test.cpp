@@ -78,6 +78,17 @@ struct AlignedBuffer {
   char* data;
 };
 
+// Four at once; `rounds` reads of each.
+void read_from_threads(const std::string& path, int rounds) {
+  std::vector<std::jthread> readers;
+  for (int i = 0; i < 4; ++i)
+    readers.emplace_back([&path, rounds] {
+      const ublk::UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
+      const AlignedBuffer buffer(4096);
+      for (int n = 0; n < rounds; ++n) ASSERT_EQ(pread(fd.get(), buffer.data, 4096, 0), 4096);
+    });
+}
+
 // Random reads and writes of all sizes against a model.
 void exercise(const std::string& path, size_t bytes, int rounds) {
   const ublk::UniqueFd fd(open(path.c_str(), O_RDWR | O_DIRECT));
@@ -485,15 +496,7 @@ TEST(Device, ZeroCopyFallsBackWhereTheSlotIsTaken) {
         },
         RingFileBackend::done);
     device.start();
-    {
-      std::vector<std::jthread> readers;
-      for (int i = 0; i < 4; ++i)
-        readers.emplace_back([path = device.block_path()] {
-          const ublk::UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
-          const AlignedBuffer buffer(4096);
-          for (int n = 0; n < 200; ++n) ASSERT_EQ(pread(fd.get(), buffer.data, 4096, 0), 4096);
-        });
-    }
+    read_from_threads(device.block_path(), 200);
     exercise(device.block_path(), kBytes, 200);
     device.stop();
     EXPECT_GT(backend.registered, 0);
@@ -548,15 +551,7 @@ TEST(Device, BatchSurvivesAFullCompletionQueue) {
     }
   });
   device.start();
-  {
-    std::vector<std::jthread> readers;
-    for (int i = 0; i < 4; ++i)
-      readers.emplace_back([path = device.block_path()] {
-        const ublk::UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
-        const AlignedBuffer buffer(4096);
-        for (int n = 0; n < 2000; ++n) ASSERT_EQ(pread(fd.get(), buffer.data, 4096, 0), 4096);
-      });
-  }
+  read_from_threads(device.block_path(), 2000);
   exercise(device.block_path(), kBytes, 200);
   device.stop();
 }
