@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -388,6 +389,12 @@ void Queue::turn() {
 
 // ------------------------------------------------------------------ device --
 
+// Of this process alone: tests run beside each other, and a name may be that of a shared memory.
+const std::string& device_name() {
+  static const std::string name = "test-" + std::to_string(getpid());
+  return name;
+}
+
 Device::Device(const std::string& handler, const Options& options, uint32_t open_flags,
                uint32_t nr_queues, std::chrono::milliseconds fence_timeout)
     : library_(handler), handle_(new ublk_device{this}) {
@@ -398,7 +405,7 @@ Device::Device(const std::string& handler, const Options& options, uint32_t open
       .flags = open_flags,
       .host = &HostCalls::host(),
       .device = handle_.get(),
-      .device_name = "test",
+      .device_name = device_name().c_str(),
       .options = values.data(),
       .nr_options = static_cast<uint32_t>(values.size()),
       .nr_queues = nr_queues,

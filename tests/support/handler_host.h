@@ -102,6 +102,8 @@ class Queue {
   std::map<ublk_timer*, std::chrono::steady_clock::time_point> timers_;
 };
 
+const std::string& device_name();  // of all of the process
+
 class Device {
  public:
   // Opens, asks for the geometry, fences, and opens the queues. Throws HandlerError.

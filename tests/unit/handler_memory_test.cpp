@@ -56,7 +56,7 @@ class PersistentMemoryHandler : public testing::Test {
   void TearDown() override { unlink(path_.c_str()); }
   static Options options(const char* size = "1M") { return {{"size", size}, {"persist", "true"}}; }
 
-  const std::string path_ = "/dev/shm/ublk-memory-test";
+  const std::string path_ = "/dev/shm/ublk-memory-" + test::device_name();
 };
 
 TEST_F(PersistentMemoryHandler, KeepsItsDataWhenItIsClosed) {
