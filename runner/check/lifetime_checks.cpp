@@ -93,7 +93,7 @@ void check_reopen(Context& context) {
       throw std::runtime_error("the " + std::to_string(i + 1) + "th open fails: " + *error);
   }
   constexpr size_t kSlack = (kTimes - kWarmUps) * 8;
-  const std::string left = left_behind(before, ProcessState::now(), kSlack);
+  const std::string left = left_behind_for_good(before, kSlack);
   if (!left.empty())
     throw std::runtime_error("opened and closed " + std::to_string(kTimes - kWarmUps) +
                              " times it leaves behind " + left);
@@ -104,10 +104,9 @@ void check_reopen(Context& context) {
     Volume volume(context, *served, 0, std::min<uint64_t>(64, Limits(served->params()).device));
     volume.fill();
   }
-  const ProcessState after = ProcessState::now();
   constexpr size_t kServedSlack = 1 << 20;    // the runner's own caches
   constexpr size_t kStacksSlack = 256 << 20;  // of threads' stacks, which libc keeps
-  const std::string served_left = left_behind(before, after, kServedSlack, kStacksSlack);
+  const std::string served_left = left_behind_for_good(before, kServedSlack, kStacksSlack);
   if (!served_left.empty())
     throw std::runtime_error("served and stopped 15 times it leaves behind " + served_left);
 }

@@ -39,7 +39,7 @@ void check_leaks(const Reporter& report, Opener& opener, const DeviceConfig& dev
   for (int i = 0; i < kWarmUps; ++i) error = opener.try_open(device);
   const ProcessState before = ProcessState::now();
   for (int i = 0; i < kRepeats; ++i) error = opener.try_open(device);
-  const std::string left = left_behind(before, ProcessState::now(), kSlack);
+  const std::string left = left_behind_for_good(before, kSlack);
   const std::string end = error ? "a failed open (\"" + *error + "\")" : "an open and close";
   if (!left.empty())
     report.finding(end + " leaves something behind, after " + std::to_string(kRepeats) +

@@ -4,9 +4,11 @@
 #include <malloc.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 namespace ublk_check {
@@ -14,6 +16,7 @@ namespace ublk_check {
 namespace {
 
 namespace fs = std::filesystem;
+using namespace std::chrono_literals;
 
 std::set<int> open_descriptors() {
   std::vector<int> seen;
@@ -77,6 +80,15 @@ std::string left_behind(const ProcessState& before, const ProcessState& after, s
   if (after.maps > before.maps + maps_slack)
     append(text, plural(after.maps - before.maps, "byte") + " of address space");
   return text;
+}
+
+std::string left_behind_for_good(const ProcessState& before, size_t heap_slack, size_t maps_slack) {
+  const auto deadline = std::chrono::steady_clock::now() + 1s;
+  for (;;) {
+    std::string left = left_behind(before, ProcessState::now(), heap_slack, maps_slack);
+    if (left.empty() || std::chrono::steady_clock::now() >= deadline) return left;
+    std::this_thread::sleep_for(10ms);  // nothing tells when a thread has let go
+  }
 }
 
 }  // namespace ublk_check

@@ -30,6 +30,11 @@ struct ProcessState {
 std::string left_behind(const ProcessState& before, const ProcessState& after, size_t heap_slack,
                         size_t maps_slack = 8 << 20);
 
+// The same of the process as it is now, and for good: what goes within a second is not left.
+// Threads of a pool let go of a job a moment after they have told of its end.
+std::string left_behind_for_good(const ProcessState& before, size_t heap_slack,
+                                 size_t maps_slack = 8 << 20);
+
 }  // namespace ublk_check
 
 #endif  // UBLK_CHECK_PROCESS_STATE_H
