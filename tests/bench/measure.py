@@ -1,12 +1,12 @@
-"""fio on one server, and the comparison of servers: rounds that alternate."""
+"""A load on one server, and the comparison of servers: rounds that alternate."""
 
-import json
 import statistics
-import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 
-from servers import cpu_time_ns, is_block_device, machine_time_ns, user_and_system_ns
+import cpu_profile
+from load import Load, fio
+from servers import cpu_time_ns, machine_time_ns, user_and_system_ns
 
 
 @dataclass
@@ -14,6 +14,7 @@ class Effort:
     rounds: int
     seconds: int  # of each load
     quick: bool   # only to see that all runs: one load, and less of whatever takes long
+    profile: bool = False  # say where the CPU time goes where a bound on it is missed
 
     def load(self, rw, block_size, depth, **more):
         return Load(rw, block_size, depth, 0.3 if self.quick else self.seconds, **more)
@@ -32,23 +33,6 @@ class Report:
     claims: list = field(default_factory=list)   # of Verdict, as dicts
     axis: str | None = None                      # what the results' x is; None: a comparison
     figures: list = field(default_factory=list)  # of a case that is no comparison
-
-
-@dataclass
-class Load:
-    """What fio does: so many jobs on each of the server's devices."""
-
-    rw: str
-    block_size: str
-    depth: int
-    seconds: float = 5
-    jobs: int = 1
-    x: int | None = None  # where it stands in a plot
-
-    @property
-    def name(self):
-        jobs = f" x {self.jobs} jobs" if self.jobs > 1 else ""
-        return f"{self.block_size} {self.rw} qd{self.depth}{jobs}"
 
 
 @dataclass
@@ -91,20 +75,6 @@ def relative_spread(values):
     """Half the distance between the extremes, as a share of the median."""
     middle = statistics.median(values)
     return (max(values) - min(values)) / 2 / middle if middle else 0.0
-
-
-def fio(devices, load):
-    command = ["fio", "--output-format=json", "--ioengine=io_uring", "--direct=1", "--thread",
-               "--random_generator=tausworthe64", "--norandommap", "--time_based", "--group_reporting",
-               f"--runtime={round(load.seconds * 1000)}ms", f"--rw={load.rw}", f"--bs={load.block_size}",
-               f"--iodepth={load.depth}", f"--numjobs={load.jobs}"]
-    for number, device in enumerate(devices):
-        # fio would make a plain file of a missing node, and measure the tmpfs.
-        if not is_block_device(device):
-            raise RuntimeError(f"{device} is no block device")
-        command += [f"--name=job{number}", f"--filename={device}"]
-    output = subprocess.run(command, check=True, timeout=load.seconds + 60, capture_output=True, text=True)
-    return json.loads(output.stdout)["jobs"][0]
 
 
 def measure(server, load):
@@ -154,7 +124,12 @@ def comparison(effort, servers, loads, claims=(), axis=None):
     """`claims`: what is to be seen, of bounds.py; nothing is said about them after a quick look."""
     results = compare(servers, loads, effort.rounds)
     judged = [] if effort.quick else [verdict for claim in claims if (verdict := claim.judge(results))]
-    text = table(results) + "".join(["\n\n", claims_table(judged)] if judged else [])
+    parts = [table(results)]
+    if judged:
+        parts.append(claims_table(judged))
+    if effort.profile and (profiles := cpu_profile.profiles(servers, loads, results, claims)):
+        parts.append(profiles)
+    text = "\n\n".join(parts)
     return Report(text, [asdict(result) for result in results.values()],
                   [asdict(verdict) for verdict in judged], axis)
 

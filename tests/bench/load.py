@@ -1,0 +1,38 @@
+"""What fio does to a server's devices."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+
+from servers import is_block_device
+
+
+@dataclass
+class Load:
+    """What fio does: so many jobs on each of the server's devices."""
+
+    rw: str
+    block_size: str
+    depth: int
+    seconds: float = 5
+    jobs: int = 1
+    x: int | None = None  # where it stands in a plot
+
+    @property
+    def name(self):
+        jobs = f" x {self.jobs} jobs" if self.jobs > 1 else ""
+        return f"{self.block_size} {self.rw} qd{self.depth}{jobs}"
+
+
+def fio(devices, load):
+    command = ["fio", "--output-format=json", "--ioengine=io_uring", "--direct=1", "--thread",
+               "--random_generator=tausworthe64", "--norandommap", "--time_based", "--group_reporting",
+               f"--runtime={round(load.seconds * 1000)}ms", f"--rw={load.rw}", f"--bs={load.block_size}",
+               f"--iodepth={load.depth}", f"--numjobs={load.jobs}"]
+    for number, device in enumerate(devices):
+        # fio would make a plain file of a missing node, and measure the tmpfs.
+        if not is_block_device(device):
+            raise RuntimeError(f"{device} is no block device")
+        command += [f"--name=job{number}", f"--filename={device}"]
+    output = subprocess.run(command, check=True, timeout=load.seconds + 60, capture_output=True, text=True)
+    return json.loads(output.stdout)["jobs"][0]
