@@ -24,8 +24,9 @@ class Load:
         return f"{self.block_size} {self.rw} qd{self.depth}{jobs}"
 
 
-def fio(devices, load):
-    command = ["fio", "--output-format=json", "--ioengine=io_uring", "--direct=1", "--thread",
+def fio(devices, load, prefix=()):
+    """`prefix`: a command that runs another."""
+    command = [*prefix, "fio", "--output-format=json", "--ioengine=io_uring", "--direct=1", "--thread",
                "--random_generator=tausworthe64", "--norandommap", "--time_based", "--group_reporting",
                f"--runtime={round(load.seconds * 1000)}ms", f"--rw={load.rw}", f"--bs={load.block_size}",
                f"--iodepth={load.depth}", f"--numjobs={load.jobs}"]

@@ -4,7 +4,7 @@ import statistics
 import sys
 from dataclasses import asdict, dataclass, field
 
-import cpu_profile
+import instruction_counts
 from load import Load, fio
 from servers import cpu_time_ns, machine_time_ns, user_and_system_ns
 
@@ -14,7 +14,7 @@ class Effort:
     rounds: int
     seconds: int  # of each load
     quick: bool   # only to see that all runs: one load, and less of whatever takes long
-    profile: bool = False  # say where the CPU time goes where a bound on it is missed
+    profile: bool = False  # count instructions instead of measuring time
 
     def load(self, rw, block_size, depth, **more):
         return Load(rw, block_size, depth, 0.3 if self.quick else self.seconds, **more)
@@ -122,14 +122,11 @@ def compare(servers, loads, rounds):
 
 def comparison(effort, servers, loads, claims=(), axis=None):
     """`claims`: what is to be seen, of bounds.py; nothing is said about them after a quick look."""
+    if effort.profile:
+        return Report("", figures=instruction_counts.count(servers, loads, claims))
     results = compare(servers, loads, effort.rounds)
     judged = [] if effort.quick else [verdict for claim in claims if (verdict := claim.judge(results))]
-    parts = [table(results)]
-    if judged:
-        parts.append(claims_table(judged))
-    if effort.profile and (profiles := cpu_profile.profiles(servers, loads, results, claims)):
-        parts.append(profiles)
-    text = "\n\n".join(parts)
+    text = table(results) + "".join(["\n\n", claims_table(judged)] if judged else [])
     return Report(text, [asdict(result) for result in results.values()],
                   [asdict(verdict) for verdict in judged], axis)
 
