@@ -104,8 +104,9 @@ std::shared_ptr<HandlerLibrary> HandlerLibrary::load(const std::string& dir,
   const std::string path = dir + '/' + file;
   check_file(dir, path);
   // RTLD_NOW: what is missing is found here and not at the first I/O.
-  void* const library = dlopen(path_of_file(dir, file).c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) throw std::runtime_error(path + ": " + linker_error(path));
+  const std::string spelling = path_of_file(dir, file);
+  void* const library = dlopen(spelling.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) throw std::runtime_error(path + ": " + linker_error(spelling));
   std::shared_ptr<HandlerLibrary> loaded(new HandlerLibrary(path, library));
 
   const auto entry =

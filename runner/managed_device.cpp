@@ -60,7 +60,7 @@ void ManagedDevice::enter(State state) {
 
 void ManagedDevice::set_configured(bool configured) {
   if (std::exchange(configured_, configured) == configured) return;
-  if (is_up()) save_state();
+  if (is_up()) update_state();
   services_.changed();
 }
 
@@ -82,6 +82,7 @@ Task<> ManagedDevice::start(std::function<void()> lost) {
   try {
     const auto permit = co_await operations_.acquire();
     enter(State::kOpening);
+    refuse_second();
     OpenHandler handler = co_await open_handler(config_, nullptr, false);
     const ublk_geometry geometry = handler.geometry;
     use_handler(std::move(handler), config_);
@@ -101,6 +102,16 @@ Task<> ManagedDevice::start(std::function<void()> lost) {
   }
   lost_ = std::move(lost);
   if (resize_wanted_) size_changed();
+}
+
+// A device of this name that was not taken over may still be there, with a file system that is
+// mounted and writes that wait: a second one of the same storage would come into its way, and its
+// file is what a runner that understands it needs.
+void ManagedDevice::refuse_second() const {
+  if (services_.state == nullptr || !services_.state->has(name())) return;
+  throw std::runtime_error(services_.state->dir() + '/' + name() +
+                           ".json is of a device that was not taken over: start the release that "
+                           "has written it, or remove it once nobody uses that device");
 }
 
 void ManagedDevice::interrupt() {
@@ -187,6 +198,15 @@ void ManagedDevice::save_state(std::chrono::nanoseconds held_since) {
   saved.configured = configured_;
   saved.held_since = held_since;
   services_.state->save(saved);
+}
+
+// Of a device that is served whether that succeeds or not. What was saved before stays.
+void ManagedDevice::update_state(std::chrono::nanoseconds held_since) {
+  try {
+    save_state(held_since);
+  } catch (const std::exception& e) {
+    log(LogLevel::kError, name(), "the next runner gets what was saved before: %s", e.what());
+  }
 }
 
 // With the handler that is open, or with none.

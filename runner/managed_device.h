@@ -167,6 +167,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
 
   // managed_device.cpp: up, and while it lives.
   ublk::abi::Params checked_params(const ublk_geometry& geometry, const DeviceConfig& config) const;
+  void refuse_second() const;
   Task<> add();
   void choose_queues(DeviceConfig& config) const;
   void choose_buffers(ublk::abi::DevInfo& wanted);
@@ -177,6 +178,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<> start_disk();
   void link();
   void save_state(std::chrono::nanoseconds held_since = {});
+  void update_state(std::chrono::nanoseconds held_since = {});
   void queue_failed(uint16_t index, uint16_t tag, int error);
   void lose();
   void size_changed();
@@ -195,6 +197,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   void refuse();
   Task<> swap_queues();
   Task<> detach_handler();
+  Task<> refuse_smaller(uint64_t sectors);
   Task<> attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library);
   Task<> reattach();
   Task<bool> try_reattach();

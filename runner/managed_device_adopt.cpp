@@ -60,7 +60,12 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
     std::rethrow_exception(failure);
   }
   cookie_ = saved.cookie;
-  link();
+  // From here on it is served, whatever fails.
+  try {
+    link();
+  } catch (const std::exception& e) {
+    log(LogLevel::kError, name(), "%s; it is %s", e.what(), node().c_str());
+  }
   lost_ = std::move(lost);
   const std::string pause = saved.held_since.count() == 0
                                 ? "its runner was killed"
@@ -71,7 +76,7 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
                                       " ms";
   log(LogLevel::kInfo, name(), "%s: adopted %lld ms after the start, %s", node().c_str(),
       static_cast<long long>(process_age().count()), pause.c_str());
-  save_state();
+  update_state();
   if (instance_ == nullptr) {
     enter(State::kHeld);
     log(LogLevel::kWarning, name(), "held: %s", trouble_.c_str());
@@ -138,9 +143,9 @@ Task<> ManagedDevice::start_recovery() {
 }
 
 // Linux 6.12 takes no second START_USER_RECOVERY when a runner has died between the first one and
-// its fetches: there is nothing to be reset, and the device waits to be served. What a success would
-// have told, that the dead process has let go of it, is told by its being opened, since it has one
-// opener at a time. Returns 0 or the error of start_recovery().
+// its fetches: there is nothing to be reset, and the device waits to be served. What a success
+// would have told, that the dead process has let go of it, is told by its being opened, since it
+// has one opener at a time. Returns 0 or the error of start_recovery().
 Task<int> ManagedDevice::go_on_with_recovery() {
   const ublk::Command now = co_await services_.commands.run(ublk::Command::get_info(info_.dev_id));
   if (static_cast<abi::DeviceState>(now.info().state) != abi::DeviceState::kQuiesced)
@@ -220,11 +225,7 @@ Task<std::string> ManagedDevice::find_user() {
 Task<> ManagedDevice::leave() {
   const nanoseconds held_since = boot_time();
   const bool drained = co_await drain();
-  try {
-    save_state(held_since);
-  } catch (const std::exception& e) {
-    log(LogLevel::kError, name(), "%s", e.what());
-  }
+  update_state(held_since);
   bool closed = false;
   if (drained && instance_ != nullptr) {
     try {

@@ -8,9 +8,11 @@
 #include <utility>
 
 #include "deadline.h"
+#include "device_users.h"
 #include "log.h"
 #include "managed_device.h"
 #include "params_from_geometry.h"
+#include "runner_error.h"
 
 namespace ublk_runner {
 
@@ -185,6 +187,17 @@ Task<> ManagedDevice::detach_handler() {
   enter(State::kHeld);
 }
 
+// Who uses it may have written up to its end.
+Task<> ManagedDevice::refuse_smaller(uint64_t sectors) {
+  if (sectors >= params_.basic.dev_sectors) co_return;
+  const auto looking = services_.jobs->run([node = node()] { return device_users(node); });
+  const std::vector<DeviceUser> users = co_await looking;
+  for (const DeviceUser& user : users)
+    if (!user.transient)
+      throw RunnerError(RunnerError::Kind::kInUse,
+                        "it can't become smaller while it is in use: " + user.what);
+}
+
 // The device must be held, without a handler. It still is afterwards, for release().
 Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library) {
   OpenHandler handler = co_await open_handler(config, std::move(library), true);
@@ -197,6 +210,7 @@ Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<Handle
     const std::string difference = params_difference(params_, wanted);
     if (!difference.empty())
       throw std::runtime_error("the kernel can't change it while the device lives: " + difference);
+    co_await refuse_smaller(wanted.basic.dev_sectors);
     co_await fence();
     co_await update_size(wanted.basic.dev_sectors);
     swapping = true;
@@ -279,6 +293,7 @@ Task<> ManagedDevice::restart(DeviceConfig config) {
       ublk::buffer_mode(info_) == ublk::BufferMode::kCopy)
     throw std::runtime_error("the kernel uses the handler's buffers while the device lives");
 
+  save_state();  // what can't be saved afterwards would be undone by the next runner
   const auto began = std::chrono::steady_clock::now();
   std::shared_ptr<HandlerLibrary> old_library;
   if (instance_ != nullptr) {
@@ -316,7 +331,7 @@ Task<> ManagedDevice::restart(DeviceConfig config) {
   if (!failure) config_ = std::move(config);
   go_on();
   if (failure) std::rethrow_exception(failure);
-  save_state();
+  update_state();
   log(LogLevel::kInfo, name(), "restarted, its I/O was held for %lld ms",
       static_cast<long long>(
           std::chrono::duration_cast<Milliseconds>(std::chrono::steady_clock::now() - began)

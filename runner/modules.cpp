@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "modules.h"
 
+#include <dlfcn.h>
 #include <libkmod.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -24,10 +25,6 @@ constexpr const char* kNode = "/dev/ublk-control";
 constexpr const char* kSysfsDevice = "/sys/class/misc/ublk-control";
 constexpr const char* kModule = "ublk_drv";
 constexpr std::chrono::seconds kNodeTimeout{5};
-
-using Kmod = std::unique_ptr<kmod_ctx, decltype(&kmod_unref)>;
-using Module = std::unique_ptr<kmod_module, decltype(&kmod_module_unref)>;
-using ModuleList = std::unique_ptr<kmod_list, decltype(&kmod_module_unref_list)>;
 
 bool exists(const char* path) { return access(path, F_OK) == 0; }
 
@@ -58,19 +55,52 @@ std::string kernel_release() {
   fail(what + std::generic_category().message(error));
 }
 
+// Loaded when it is needed, at most once a boot: with it come libcrypto's relocations, which took
+// longer than the rest of a start, while the I/O of devices may wait for the new runner.
+class KmodLibrary {
+ public:
+  KmodLibrary() : library_(dlopen("libkmod.so.2", RTLD_NOW | RTLD_LOCAL)) {
+    if (library_ == nullptr) fail(std::string("loading the module needs libkmod: ") + dlerror());
+  }
+  ~KmodLibrary() { dlclose(library_); }
+  KmodLibrary(const KmodLibrary&) = delete;
+  KmodLibrary& operator=(const KmodLibrary&) = delete;
+
+  template <class Function>
+  Function* find(const char* name) const {
+    void* const symbol = dlsym(library_, name);
+    if (symbol == nullptr) fail(std::string("libkmod has no ") + name);
+    return reinterpret_cast<Function*>(symbol);
+  }
+
+ private:
+  void* const library_;
+};
+
 // By modprobe's rules: dependencies, options, install commands and blacklists of modprobe.d(5).
 void insert_module() {
-  const Kmod kmod(kmod_new(nullptr, nullptr), kmod_unref);
+  const KmodLibrary library;
+  auto* unref = library.find<decltype(kmod_unref)>("kmod_unref");
+  auto* unref_list = library.find<decltype(kmod_module_unref_list)>("kmod_module_unref_list");
+  auto* unref_module = library.find<decltype(kmod_module_unref)>("kmod_module_unref");
+  auto* look_up =
+      library.find<decltype(kmod_module_new_from_lookup)>("kmod_module_new_from_lookup");
+  auto* get_module = library.find<decltype(kmod_module_get_module)>("kmod_module_get_module");
+  auto* probe_insert =
+      library.find<decltype(kmod_module_probe_insert_module)>("kmod_module_probe_insert_module");
+
+  const std::unique_ptr<kmod_ctx, decltype(unref)> kmod(
+      library.find<decltype(kmod_new)>("kmod_new")(nullptr, nullptr), unref);
   if (!kmod) fail_loading(errno);
   kmod_list* found = nullptr;
-  const int lookup = kmod_module_new_from_lookup(kmod.get(), kModule, &found);
-  const ModuleList list(found, kmod_module_unref_list);
+  const int lookup = look_up(kmod.get(), kModule, &found);
+  const std::unique_ptr<kmod_list, decltype(unref_list)> list(found, unref_list);
   if (lookup < 0 || found == nullptr) fail_without_module();
-  const Module module(kmod_module_get_module(found), kmod_module_unref);
-
+  const std::unique_ptr<kmod_module, decltype(unref_module)> module(get_module(found),
+                                                                    unref_module);
   log(LogLevel::kInfo, {}, "loading the kernel module %s", kModule);
-  const int result = kmod_module_probe_insert_module(module.get(), KMOD_PROBE_APPLY_BLACKLIST,
-                                                     nullptr, nullptr, nullptr, nullptr);
+  const int result =
+      probe_insert(module.get(), KMOD_PROBE_APPLY_BLACKLIST, nullptr, nullptr, nullptr, nullptr);
   if (result == -ENOENT) fail_without_module();
   if (result != 0 && result != -EEXIST) fail_loading(result < 0 ? -result : result);
 }

@@ -188,6 +188,11 @@ StateStore::Contents StateStore::look(const std::string& dir) {
   return load_all(fd.get(), dir);
 }
 
+bool StateStore::has(const std::string& name) const {
+  struct stat status {};
+  return fstatat(fd_.get(), (name + kSuffix).c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 // '#' is in no device name, so the temporary file is that of no device.
 void StateStore::save(const SavedDevice& device) {
   const std::string file = device.name + kSuffix;

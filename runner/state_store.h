@@ -50,6 +50,8 @@ class StateStore {
   // there is no such folder, no permission.
   static Contents look(const std::string& dir);
 
+  // Whether something of this name is saved, be it unreadable.
+  bool has(const std::string& name) const;
   void save(const SavedDevice& device);  // throws std::system_error
   void remove(const std::string& name);  // throws std::system_error; no error if there is none
 

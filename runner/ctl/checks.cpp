@@ -74,6 +74,15 @@ Check check_memlock(const std::string& limit, uint64_t capabilities) {
           "raise it: LimitMEMLOCK=infinity in the unit, or ulimit -l"};
 }
 
+// Each device takes some: its ublkc and what its handler opens.
+Check check_descriptors(const std::string& limit, uint64_t open) {
+  const std::string text = std::to_string(open) + " open files of the runner, limit " + limit;
+  if (limit == "unlimited" || open < strtoull(limit.c_str(), nullptr, 10) / 4 * 3)
+    return {"descriptors", Level::kOk, text, ""};
+  return {"descriptors", Level::kWarning, text + ": more devices may fail",
+          "raise it: LimitNOFILE=1048576 in the unit, or ulimit -n"};
+}
+
 Check check_ublks_max(std::optional<unsigned> maximum) {
   if (!maximum) return {"ublks_max", Level::kOk, "the driver has no limit of devices", ""};
   return {"ublks_max", Level::kOk,

@@ -31,6 +31,9 @@ Check check_io_uring(std::optional<int> disabled);
 // effective capabilities.
 Check check_memlock(const std::string& limit, uint64_t capabilities);
 
+// The runner's limit of open files, likewise, and how many it has open.
+Check check_descriptors(const std::string& limit, uint64_t open);
+
 // The value of the driver's parameter; nullopt: it has none.
 Check check_ublks_max(std::optional<unsigned> maximum);
 

@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <optional>
 #include <sstream>
+#include <system_error>
 
 #include "ctl/checks.h"
 #include "ctl/command.h"
@@ -49,6 +52,11 @@ std::string read_link(const std::string& path) {
   char target[64];
   const ssize_t length = readlink(path.c_str(), target, sizeof target);
   return length < 0 ? "" : std::string(target, static_cast<size_t>(length));
+}
+
+uint64_t count_entries(const std::string& dir) {
+  std::error_code error;
+  return static_cast<uint64_t>(std::distance(std::filesystem::directory_iterator(dir, error), {}));
 }
 
 void append(Checks& checks, Checks more) {
@@ -121,6 +129,8 @@ Checks check_runner(const Call& call) {
   const std::string capabilities = read_field(process + "/status", "CapEff:");
   checks.push_back(check_memlock(read_field(process + "/limits", "Max locked memory"),
                                  strtoull(capabilities.c_str(), nullptr, 16)));
+  checks.push_back(check_descriptors(read_field(process + "/limits", "Max open files"),
+                                     count_entries(process + "/fd")));
   append(checks, check_namespaces(read_link(process + "/ns/mnt"), read_link("/proc/1/ns/mnt"),
                                   read_link(process + "/ns/pid"), read_link("/proc/1/ns/pid")));
   return checks;

@@ -24,7 +24,7 @@ std::unique_ptr<ublk::Control> open_control() {
     return std::make_unique<ublk::Control>();
   } catch (const ublk::Error& e) {
     if (e.error() != EACCES && e.error() != EPERM) throw;
-    throw CommandError(kExitNotPermitted, std::string(e.what()) + ": root is needed");
+    throw CommandError(kExitNotPermitted, e.what());
   }
 }
 

@@ -69,8 +69,7 @@ uint64_t ask_features() {
     return ublk::Control().features();
   } catch (const ublk::Error& e) {
     const bool permission = e.error() == EACCES || e.error() == EPERM;
-    throw CommandError(permission ? kExitNotPermitted : kExitFailed,
-                       std::string(e.what()) + (permission ? ": root is needed" : ""));
+    throw CommandError(permission ? kExitNotPermitted : kExitFailed, e.what());
   }
 }
 

@@ -129,6 +129,20 @@ TEST_F(RunnerRecoveryTest, AnotherSizeIsToldToTheKernel) {
   EXPECT_EQ(disk->write((16u << 20) / 512 - 1, 1, data.data()), 0);
 }
 
+// The next runner would make it 8M again.
+TEST_F(RunnerRecoveryTest, ARestartWhoseStateCannotBeSavedChangesNothing) {
+  add_file("disk");
+  state_dir_ = dir_ + "/state";
+  ASSERT_TRUE(start().failed.empty());
+  std::filesystem::create_directory(state_dir_ + "/.#disk.json");
+  const std::string error = error_of_task(runner_->resize("disk", 16 << 20));
+  EXPECT_NE(error.find("/disk.json"), std::string::npos) << error;
+  EXPECT_EQ(driver().disk(0)->sectors(), (8u << 20) / 512);
+  std::filesystem::remove(state_dir_ + "/.#disk.json");
+  EXPECT_EQ(error_of_task(runner_->resize("disk", 16 << 20)), "");
+  EXPECT_EQ(driver().disk(0)->sectors(), (16u << 20) / 512);
+}
+
 TEST_F(RunnerRecoveryTest, DataThatWouldBeLostIsKept) {
   add("disk", "memory", {{"size", "8M"}});
   ASSERT_TRUE(start().failed.empty());
@@ -196,6 +210,33 @@ class AdoptTest : public RunnerRecoveryTest {
     chmod(file.c_str(), 0600);
   }
 
+  // Puts a text before another one of what is saved.
+  void insert_saved(const std::string& before, const std::string& inserted) {
+    const std::string file = state_dir_ + "/disk.json";
+    std::string text = saved_text();
+    text.insert(text.find(before), inserted);
+    std::ofstream(file) << text;
+  }
+
+  std::string saved_text() const {
+    std::ifstream in(state_dir_ + "/disk.json");
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+
+  // The device waits on, and its storage is not served a second time beside it.
+  void expect_left_alone() {
+    const std::string saved = saved_text();
+    const StartSummary summary = start();
+    EXPECT_EQ(summary.started, 0u);
+    ASSERT_FALSE(summary.failed.empty());
+    EXPECT_NE(summary.failed.back().cause.find("was not taken over"), std::string::npos)
+        << summary.failed.back().cause;
+    EXPECT_EQ(kernel_state(), abi::DeviceState::kQuiesced);
+    EXPECT_EQ(saved_text(), saved);
+    delete_device();
+    EXPECT_EQ(in_flight_.get(), -EIO);
+  }
+
   abi::DeviceState kernel_state() {
     ublk::Control control(driver());
     return static_cast<abi::DeviceState>(control.info(id_).state);
@@ -249,13 +290,7 @@ TEST_F(AdoptTest, PastItsTimeoutAHeldDeviceFailsItsRequestsAndThenServesThem) {
   leave_device();
   std::filesystem::rename(dir_ + "/disk", dir_ + "/away");
   save("disk", kCookie);
-  std::string file = state_dir_ + "/disk.json";
-  {
-    std::ifstream in(file);
-    std::string text((std::istreambuf_iterator<char>(in)), {});
-    text.replace(text.find("\"queue_depth\""), 0, "\"recovery_timeout\": \"1\", ");
-    std::ofstream(file) << text;
-  }
+  insert_saved("\"queue_depth\"", "\"recovery_timeout\": \"1\", ");
   ASSERT_EQ(start().started, 1u);
   while (in_flight_.wait_for(std::chrono::seconds(0)) != std::future_status::ready)
     g_main_context_iteration(nullptr, TRUE);
@@ -300,12 +335,29 @@ TEST_F(AdoptTest, ANewerReleasesStateIsLeftAlone) {
   add_file("disk");
   leave_device();
   save("disk", kCookie, "2");
-  config_.devices.clear();
-  EXPECT_EQ(start().started, 0u);
-  EXPECT_EQ(kernel_state(), abi::DeviceState::kQuiesced);
-  EXPECT_TRUE(std::filesystem::exists(state_dir_ + "/disk.json"));
-  delete_device();
-  EXPECT_EQ(in_flight_.get(), -EIO);
+  expect_left_alone();
+}
+
+TEST_F(AdoptTest, ADeviceWithAKeyThatIsNotKnownIsLeftAlone) {
+  add_file("disk");
+  leave_device();
+  save("disk", kCookie);
+  insert_saved("\"queue_depth\"", "\"io_timeout_action\": \"retry\", ");
+  expect_left_alone();
+}
+
+// As it is when /run is full: a former state is better than a device that nobody serves.
+TEST_F(AdoptTest, WhatCannotBeSavedOrLinkedIsServedAllTheSame) {
+  add_file("disk");
+  leave_device();
+  save("disk", kCookie);
+  insert_saved("\"settings\"", "\"configured\": false, ");
+  std::filesystem::create_directory(state_dir_ + "/.#disk.json");
+  std::ofstream(dir_ + "/ublk") << "no folder";
+  const StartSummary summary = start();
+  ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
+  EXPECT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kLive);
+  EXPECT_EQ(in_flight_.get(), 0);
 }
 
 }  // namespace

@@ -191,6 +191,9 @@ TEST(HandlerLibrary, AReplacedFileIsLoadedAnew) {
   std::filesystem::copy_file(kDir + "/handler_good.so", dir / "new");
   std::filesystem::rename(dir / "new", dir / "handler_good.so");
   EXPECT_EQ(HandlerLibrary::load(dir.path(), "good")->handler().summary, summary);
+  dir.make_file("new", 0);
+  std::filesystem::rename(dir / "new", dir / "handler_good.so");
+  EXPECT_EQ(error_of(dir.path(), "good"), dir / "handler_good.so" + ": file too short");
 }
 
 // A directory without a slash must not make the linker search its own.

@@ -231,6 +231,9 @@ TEST(CtlDoctor, KnowsLimits) {
   EXPECT_EQ(check_memlock("8388608", 0).level, Check::Level::kWarning);
   EXPECT_EQ(check_memlock("8388608", uint64_t{1} << 14).level, Check::Level::kOk);
   EXPECT_EQ(check_memlock("unlimited", 0).level, Check::Level::kOk);
+  EXPECT_EQ(check_descriptors("1024", 100).level, Check::Level::kOk);
+  EXPECT_EQ(check_descriptors("1024", 900).level, Check::Level::kWarning);
+  EXPECT_EQ(check_descriptors("unlimited", 5000).level, Check::Level::kOk);
   EXPECT_EQ(check_namespaces("m", "m", "p", "p").front().level, Check::Level::kOk);
   EXPECT_EQ(check_namespaces("m", "n", "p", "p").front().level, Check::Level::kNote);
   EXPECT_EQ(check_namespaces("m", "m", "p", "q").front().level, Check::Level::kWarning);
