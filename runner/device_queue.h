@@ -120,6 +120,8 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   // Calls `drained` once no dispatched request is with the handler any more.
   void when_drained(std::function<void()> drained);
   unsigned dispatched() const;  // requests that the handler has
+  // These, by numbers that ascend. None of the device's requests has one of them again soon.
+  std::vector<uint64_t> unanswered() const;
 
   void set_rules(const RequestRules& rules) { rules_ = rules; }
   // Whether requests are counted and timed from now on. Off at first.

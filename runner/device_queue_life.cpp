@@ -247,6 +247,14 @@ unsigned DeviceQueue::dispatched() const {
   return orphans + (queue_ == nullptr ? 0 : queue_->in_flight() - nr_held_);
 }
 
+std::vector<uint64_t> DeviceQueue::unanswered() const {
+  std::vector<uint64_t> numbers;
+  for (uint16_t i = 0; i < depth_; ++i)
+    if (const uint64_t awaited = tag_for(i).awaited.load(std::memory_order_acquire); awaited != 0)
+      numbers.push_back(uint64_t{index_} << 48 | uint64_t{i} << 32 | awaited);
+  return numbers;
+}
+
 void DeviceQueue::when_drained(std::function<void()> drained) {
   if (queue_ != nullptr) queue_->tell_of_completions(true);
   thread_.before_sleep([this, alive = alive_, drained = std::move(drained)] {

@@ -153,6 +153,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
     Completion<> closed;    // by the handler
   };
 
+  enum class Writeback : uint8_t { kDone, kTooSlow, kStalled };
+
   // An open instance, and when it is closed.
   struct OpenHandler {
     std::shared_ptr<HandlerInstance> instance;
@@ -215,9 +217,11 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<bool> stop_disk();
   Task<bool> threads_answer();
   Task<> run_stop(Completion<> stopped);
+  Task<Writeback> write_back(Completion<> stopped);
+  Task<std::vector<uint64_t>> unanswered();
   std::vector<Completion<>> hold_queues();
   Task<bool> drain();
-  Task<> drain_or_cancel();
+  Task<> drain_or_cancel(Milliseconds limit);
   Task<> fail_rest();
   void remove_link();
   void forget_state();

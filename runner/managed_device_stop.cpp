@@ -20,7 +20,7 @@ using std::chrono::seconds;
 
 constexpr seconds kThreadLimit{5};  // a handler may not block a queue's thread at all
 constexpr seconds kWriteBackLimit{20};
-constexpr seconds kDrainLimit{5};
+constexpr seconds kDrainLimit{5};  // for the handler to answer
 constexpr seconds kCancelLimit{5};
 constexpr seconds kReleaseLimit{5};  // for the kernel, once nothing is left to wait for
 constexpr seconds kStopLimit =
@@ -80,9 +80,9 @@ Task<> ManagedDevice::tear_down() {
 //
 // In STOP_DEV the kernel first writes back what is dirty, of a mounted file system too, then fails
 // what is new, then waits for what it has handed out. So requests are served as ever meanwhile; if
-// they were not, a stop would lose data. Only when that takes too long are they held: then nothing
-// more is dispatched, what is dispatched gets its time, then the handler is asked to cancel it, and
-// the rest is failed.
+// they were not, a stop would lose data. Only when that takes too long, or the handler has stopped
+// to answer, are they held: then nothing more is dispatched, what is dispatched gets its time, then
+// the handler is asked to cancel it, and the rest is failed.
 //
 // A STOP_DEV that waits for a request can't be cancelled, and neither can a process end that has
 // one under way: so it is not begun if its requests can't be completed. With zero copy those that
@@ -94,11 +94,13 @@ Task<bool> ManagedDevice::stop_disk() {
   if (!answering) co_return false;
   const Completion<> stopped;
   tasks_.start(run_stop(stopped));
-  const bool in_time = co_await stopped.within(services_.context, kWriteBackLimit);
-  if (!in_time) {
-    log(LogLevel::kWarning, name(), "its disk does not stop within %s: nothing more is served",
-        seconds_text(kWriteBackLimit).c_str());
-    co_await drain_or_cancel();
+  const Writeback end = co_await write_back(stopped);
+  if (end != Writeback::kDone) {
+    const bool stalled = end == Writeback::kStalled;
+    log(LogLevel::kWarning, name(), "%s within %s: nothing more is served",
+        stalled ? "its handler answers nothing" : "its disk does not stop",
+        seconds_text(stalled ? kDrainLimit : kWriteBackLimit).c_str());
+    co_await drain_or_cancel(stalled ? seconds(0) : kDrainLimit);
     co_await fail_rest();
     co_await stopped.within(services_.context, kReleaseLimit);
   }
@@ -140,6 +142,36 @@ Task<> ManagedDevice::run_stop(Completion<> stopped) {
   stopped.set();
 }
 
+// Requests are served until the disk has stopped, within a bound, and no longer than the handler
+// answers any of those that it has: without an answer nothing is written back.
+Task<ManagedDevice::Writeback> ManagedDevice::write_back(Completion<> stopped) {
+  const Deadline deadline(kWriteBackLimit);
+  std::vector<uint64_t> before = co_await unanswered();
+  while (!deadline.is_over()) {
+    const Milliseconds limit = std::min<Milliseconds>(kDrainLimit, deadline.left());
+    const bool in_time = co_await stopped.within(services_.context, limit);
+    if (in_time) co_return Writeback::kDone;
+    std::vector<uint64_t> now = co_await unanswered();
+    if (!before.empty() && std::ranges::includes(now, before)) co_return Writeback::kStalled;
+    before = std::move(now);
+  }
+  co_return Writeback::kTooSlow;
+}
+
+// Of all queues, in order.
+Task<std::vector<uint64_t>> ManagedDevice::unanswered() {
+  const Deadline deadline(kThreadLimit);
+  std::vector<uint64_t> all;
+  for (const Served& served : queues_) {
+    const auto answer = served.thread->run([queue = served.queue] { return queue->unanswered(); });
+    const bool in_time = co_await answer.within(services_.context, deadline.left());
+    if (!in_time) continue;
+    const std::vector<uint64_t> requests = co_await answer;
+    all.insert(all.end(), requests.begin(), requests.end());
+  }
+  co_return all;
+}
+
 // Nothing more is dispatched; waits for what is dispatched, within a bound. True: all is answered.
 Task<bool> ManagedDevice::drain() {
   const std::vector<Completion<>> drained = hold_queues();
@@ -161,9 +193,9 @@ std::vector<Completion<>> ManagedDevice::hold_queues() {
 }
 
 // The same for a device that is to go: what is not answered in time is cancelled, and gets a while.
-Task<> ManagedDevice::drain_or_cancel() {
+Task<> ManagedDevice::drain_or_cancel(Milliseconds limit) {
   const std::vector<Completion<>> drained = hold_queues();
-  const bool in_time = co_await all_within(services_.context, drained, kDrainLimit);
+  const bool in_time = co_await all_within(services_.context, drained, limit);
   if (in_time || instance_ == nullptr || instance_->table().cancel == nullptr) co_return;
   log(LogLevel::kWarning, name(), "handler %s is asked to cancel what it has not answered",
       config_.handler.c_str());

@@ -54,6 +54,10 @@ class Nbd final : public ublk::Handler {
       ublk::integer_option("reconnect_timeout",
                            "Seconds that I/O waits for a lost server to come back before it fails.",
                            {.default_value = "60", .maximum = 86400}),
+      ublk::bool_option("structured_replies",
+                        "Lets the server leave out zeroes of what is read; without it some "
+                        "servers answer a read at less cost.",
+                        {.default_value = "true"}),
       ublk::bool_option("write_through",
                         "Has the server make each write durable (FUA), so that none is lost with "
                         "it.",
@@ -94,7 +98,8 @@ class Nbd final : public ublk::Handler {
 Nbd::Nbd(const ublk::OpenArgs& args)
     : disk_{.host = args.host(),
             .device = args.device(),
-            .server = std::make_shared<const Server>(args.text("uri")),
+            .server = std::make_shared<const Server>(args.text("uri"),
+                                                     args.boolean("structured_replies")),
             .connect_timeout = seconds(args.number("connect_timeout")),
             .reconnect_timeout = seconds(args.number("reconnect_timeout")),
             .resolver = nullptr,

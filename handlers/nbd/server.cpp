@@ -90,6 +90,7 @@ Handle Server::prepared() const {
   nbd_handle* h = handle.get();
   check(nbd_set_export_name(h, uri_.export_name.c_str()));
   check(nbd_set_full_info(h, true));
+  check(nbd_set_request_structured_replies(h, structured_replies_));
   check(nbd_set_pread_initialize(h, false));
   check(nbd_set_strict_mode(h, 0));
   check(nbd_set_tls(h, uri_.tls ? LIBNBD_TLS_REQUIRE : LIBNBD_TLS_DISABLE));

@@ -49,8 +49,9 @@ std::string shortcoming(const Export& before, const Export& now);
 
 class Server {
  public:
-  // Throws std::invalid_argument.
-  explicit Server(const std::string& uri) : text_(uri), uri_(parse_uri(uri)) {}
+  // `structured_replies`: to be asked for. Throws std::invalid_argument.
+  Server(const std::string& uri, bool structured_replies)
+      : text_(uri), uri_(parse_uri(uri)), structured_replies_(structured_replies) {}
 
   const std::string& text() const { return text_; }
   const Uri& uri() const { return uri_; }
@@ -67,6 +68,7 @@ class Server {
 
   const std::string text_;
   const Uri uri_;
+  const bool structured_replies_;
 };
 
 }  // namespace nbd

@@ -2,9 +2,11 @@
 
 import json
 import subprocess
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
-from servers import is_block_device
+from servers import MACHINE_TIMES, is_block_device, machine_time_ns
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Load:
 
 
 def fio(devices, load, prefix=()):
-    """`prefix`: a command that runs another."""
+    """What fio says of the load; and "machine_ns", the CPU time of the whole machine meanwhile, without
+    what it takes to start fio. `prefix`: a command that runs another."""
     command = [*prefix, "fio", "--output-format=json", "--ioengine=io_uring", "--direct=1", "--thread",
                "--random_generator=tausworthe64", "--norandommap", "--time_based", "--group_reporting",
                f"--runtime={round(load.seconds * 1000)}ms", f"--rw={load.rw}", f"--bs={load.block_size}",
@@ -35,5 +38,11 @@ def fio(devices, load, prefix=()):
         if not is_block_device(device):
             raise RuntimeError(f"{device} is no block device")
         command += [f"--name=job{number}", f"--filename={device}"]
-    output = subprocess.run(command, check=True, timeout=load.seconds + 60, capture_output=True, text=True)
-    return json.loads(output.stdout)["jobs"][0]
+        if number == 0:
+            command += [f"--exec_prerun={MACHINE_TIMES}", f"--exec_postrun={MACHINE_TIMES}"]
+    with tempfile.TemporaryDirectory(prefix="fio-") as folder:
+        output = subprocess.run(command, cwd=folder, check=True, timeout=load.seconds + 60, capture_output=True,
+                                text=True).stdout
+        begin, end = (machine_time_ns((Path(folder) / f"job0.{when}.txt").read_text()) for when in ("prerun", "postrun"))
+    result = json.loads(output[output.index("{"):])["jobs"][0]  # before it, that it runs the commands
+    return result | {"machine_ns": end - begin}

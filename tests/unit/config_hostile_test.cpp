@@ -27,6 +27,8 @@ const std::vector<std::string> kOriginals = {
     "queues = 2\nqueue_depth = 64\nbuffer = user-copy\nrecovery = fail-io\n",
     "# comment\n\n[device a]\nhandler = memory\nsize = 16M\npersist = true\n"
     "[device b]\nhandler = null\nsize = 1T\nread_only = true\nrecovery_timeout = 5\n",
+    "[device remote]\nhandler = nbd\nuri = nbd+unix:///disk?socket=/run/nbd.sock\nconnections = 4\n"
+    "connect_timeout = 5\nreconnect_timeout = 0\nwrite_through = true\n",
     "[device secret]\nhandler = file\npath = \\sa path\\t\\\\\nio = workers\nworkers = 8\n",
 };
 const std::vector<std::string> kPieces = {"[",

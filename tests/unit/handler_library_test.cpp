@@ -60,7 +60,7 @@ TEST(HandlerLibrary, LoadsAGoodOne) {
 }
 
 TEST(HandlerLibrary, LoadsThoseOfThisProject) {
-  for (const std::string name : {"file", "memory", "null"})
+  for (const std::string name : {UBLK_TEST_HANDLERS})
     EXPECT_EQ(HandlerLibrary::load(UBLK_TEST_HANDLER_DIR, name)->handler().name, name);
 }
 
