@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "cluster.h"
 
+#include <sys/eventfd.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <filesystem>
 #include <future>
@@ -8,6 +11,7 @@
 #include <mutex>
 #include <sstream>
 #include <utility>
+#include <vector>
 
 #include "failure.h"
 
@@ -34,6 +38,23 @@ Registry& registry() {
 // beside it.
 std::string cluster_name(const std::filesystem::path& conf) {
   return conf.extension() == ".conf" ? conf.stem().string() : "ceph";
+}
+
+// librados ends the process when it does not get a descriptor.
+void expect_descriptors() {
+  constexpr size_t kEnough = 128;
+  std::vector<int> taken;
+  int error = 0;
+  while (error == 0 && taken.size() < kEnough) {
+    const int fd = eventfd(0, EFD_CLOEXEC);
+    if (fd < 0)
+      error = errno;
+    else
+      taken.push_back(fd);
+  }
+  for (const int fd : taken) close(fd);
+  if (error != 0)
+    fail(error, "a client of Ceph may need " + std::to_string(kEnough) + " descriptors");
 }
 
 bool any_exists(const std::string& paths) {
@@ -88,15 +109,16 @@ bool Cluster::is_of_this_process(const std::string& address) {
 }
 
 Cluster::Cluster(const Identity& identity, std::chrono::seconds limit)
-    : name_("client." + identity.id + " of " + identity.conf) {
+    : name_("client." + identity.id + " of " + identity.conf), limit_(limit) {
+  expect_descriptors();
   const std::string user = "client." + identity.id;
   if (const int error =
           rados_create2(&rados_, cluster_name(identity.conf).c_str(), user.c_str(), 0);
       error < 0)
     fail(error, name_ + ": can't be made");
   try {
-    configure(identity, limit);
-    if (const int error = rados_connect(rados_); error < 0) explain(error, identity, limit);
+    configure(identity);
+    if (const int error = rados_connect(rados_); error < 0) explain(error, identity);
     char* address = nullptr;
     if (const int error = rados_getaddrs(rados_, &address); error < 0)
       fail(error, name_ + ": has no address");
@@ -110,13 +132,13 @@ Cluster::Cluster(const Identity& identity, std::chrono::seconds limit)
 
 Cluster::~Cluster() { rados_shutdown(rados_); }
 
-void Cluster::configure(const Identity& identity, std::chrono::seconds limit) {
+void Cluster::configure(const Identity& identity) {
   const std::string& conf = identity.conf;
   if (const int error = rados_conf_read_file(rados_, conf.c_str()); error < 0) {
     if (error == -ENOENT) fail(error, conf);
     fail(error, conf + ": can't be read as a configuration of Ceph");
   }
-  const std::string seconds = std::to_string(limit.count());
+  const std::string seconds = std::to_string(limit_.count());
   const std::pair<const char*, const char*> settings[] = {
       {"client_mount_timeout", seconds.c_str()},
       {"rados_mon_op_timeout", seconds.c_str()},
@@ -134,18 +156,18 @@ void Cluster::configure(const Identity& identity, std::chrono::seconds limit) {
 }
 
 // What it most likely means.
-void Cluster::explain(int error, const Identity& identity, std::chrono::seconds limit) const {
+void Cluster::explain(int error, const Identity& identity) const {
   const std::string user = "client." + identity.id;
   const std::string monitors = setting("mon_host");
   const std::string keyring = setting("keyring");
   switch (-error) {
     case ETIMEDOUT:
       fail(error, "no monitor of " + identity.conf + " has answered within " +
-                      std::to_string(limit.count()) + " s (mon_host = " + monitors + ")");
+                      std::to_string(limit_.count()) + " s (mon_host = " + monitors + ")");
     case EACCES:
     case EPERM:
-      fail(error, "the monitors refuse " + user + "; does it exist, with the key of " + keyring +
-                      "?");
+      fail(error,
+           "the monitors refuse " + user + "; does it exist, with the key of " + keyring + "?");
     case ENOENT:
       if (monitors.empty()) fail(error, identity.conf + ": names no monitors (mon_host)");
       if (!any_exists(keyring)) fail(error, "no key of " + user + ": looked for " + keyring);

@@ -40,6 +40,7 @@ class Cluster {
   rados_t get() const { return rados_; }
   const std::string& name() const { return name_; }        // "client.admin of /etc/ceph/ceph.conf"
   const std::string& address() const { return address_; }  // "192.0.2.1:0/123456789"
+  std::chrono::seconds limit() const { return limit_; }    // of an answer when a device is opened
 
   // When it returns no OSD does anything any more that the client with this address has asked for.
   // Throws std::system_error.
@@ -49,11 +50,12 @@ class Cluster {
   void retire() { retired_.store(true, std::memory_order_relaxed); }
 
  private:
-  void configure(const Identity& identity, std::chrono::seconds limit);
-  [[noreturn]] void explain(int error, const Identity& identity, std::chrono::seconds limit) const;
+  void configure(const Identity& identity);
+  [[noreturn]] void explain(int error, const Identity& identity) const;
   std::string setting(const char* name) const;
 
   const std::string name_;
+  const std::chrono::seconds limit_;
   std::string address_;
   std::atomic<bool> retired_{false};
   rados_t rados_ = nullptr;

@@ -2,6 +2,8 @@
 #include "image.h"
 
 #include <cerrno>
+#include <ctime>
+#include <future>
 #include <utility>
 #include <vector>
 
@@ -39,6 +41,9 @@ void Image::open(const ImageName& name, bool read_only) {
   };
   if (const int error = rados_ioctx_create(cluster_->get(), name.pool.c_str(), &pool_); error < 0)
     refuse(error, "pool " + name.pool);
+  if (probe("rbd_id." + name.image) == -ETIMEDOUT)
+    fail(ETIMEDOUT, text_ + ": the OSDs of pool " + name.pool + " have not answered within " +
+                        std::to_string(cluster_->limit().count()) + " s");
   if (!name.pool_namespace.empty()) {
     bool exists = false;
     const int error = rbd_namespace_exists(pool_, name.pool_namespace.c_str(), &exists);
@@ -56,10 +61,40 @@ void Image::open(const ImageName& name, bool read_only) {
     refuse(error, "snapshot " + name.snapshot);
 }
 
+// The result of a look at an object. librbd itself waits for OSDs without an end.
+int Image::probe(const std::string& object) {
+  std::promise<void> promise;
+  std::future<void> answered = promise.get_future();
+  const auto callback = [](rados_completion_t, void* arg) {
+    static_cast<std::promise<void>*>(arg)->set_value();
+  };
+  rados_completion_t completion;
+  if (const int error = rados_aio_create_completion2(&promise, callback, &completion); error < 0)
+    return error;
+  uint64_t size = 0;
+  time_t time = 0;
+  int result = rados_aio_stat(pool_, object.c_str(), completion, &size, &time);
+  if (result == 0) {
+    const bool in_time = answered.wait_for(cluster_->limit()) == std::future_status::ready;
+    if (!in_time) rados_aio_cancel(pool_, completion);
+    answered.wait();
+    result = in_time ? rados_aio_get_return_value(completion) : -ETIMEDOUT;
+  }
+  rados_aio_release(completion);
+  return result;
+}
+
 uint64_t Image::size() const {
   uint64_t size = 0;
   if (const int error = rbd_get_size(image_, &size); error < 0) fail(error, text_ + ": size");
   return size;
+}
+
+uint64_t Image::object_size() const {
+  rbd_image_info_t info{};
+  const int error = rbd_stat(image_, &info, sizeof(info));
+  if (error < 0) fail(error, text_ + ": size of objects");
+  return info.obj_size;
 }
 
 uint64_t Image::stripe_unit() const {

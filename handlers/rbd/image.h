@@ -25,8 +25,7 @@ struct ImageName {
 
 class Image {
  public:
-  // Throws std::system_error with a text for the user. Blocks, without an end if the image's OSDs
-  // do not answer.
+  // Blocks. Throws std::system_error with a text for the user.
   Image(std::shared_ptr<Cluster> cluster, const ImageName& name, bool read_only);
   ~Image();
   Image(const Image&) = delete;
@@ -37,6 +36,7 @@ class Image {
   const std::string& text() const { return text_; }
 
   uint64_t size() const;
+  uint64_t object_size() const;
   uint64_t stripe_unit() const;  // that of the object's size without fancy striping
   bool has_feature(uint64_t feature) const;
   std::string id() const;
@@ -45,6 +45,7 @@ class Image {
 
  private:
   void open(const ImageName& name, bool read_only);
+  int probe(const std::string& object);
 
   const std::shared_ptr<Cluster> cluster_;
   const std::string text_;

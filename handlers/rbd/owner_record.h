@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What a device leaves in its image's metadata while it may write to it: which client of the cluster
-// writes for it. Its successor reads there whom to blocklist if the runner was killed.
+// What a device leaves in its image's metadata while it may write to it: which client of the
+// cluster writes for it. Its successor reads there whom to blocklist if the runner was killed.
 #ifndef UBLK_HANDLERS_RBD_OWNER_RECORD_H
 #define UBLK_HANDLERS_RBD_OWNER_RECORD_H
 

@@ -55,8 +55,8 @@ std::string Ownership::lock_owner() const {
   return owner;
 }
 
-// librbd asks a live owner for the lock, and breaks that of one that has vanished once the OSDs have
-// noticed, some 30 seconds later.
+// librbd asks a live owner for the lock, and breaks that of one that has vanished once the OSDs
+// have noticed, some 30 seconds later.
 void Ownership::lock() {
   const int error = rbd_lock_acquire(image_.get(), RBD_LOCK_MODE_EXCLUSIVE);
   if (error == 0) return;

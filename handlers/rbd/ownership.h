@@ -15,7 +15,8 @@ namespace rbd {
 // Blocks, throws std::system_error with a text for the user.
 class Ownership {
  public:
-  // `exclusive`: by the image's exclusive lock. The image must be open for writing and outlive this.
+  // `exclusive`: by the image's exclusive lock. The image must be open for writing and outlive
+  // this.
   Ownership(Image& image, const std::string& device, bool exclusive);
   // Gives up what it has. All I/O must have ended.
   ~Ownership();

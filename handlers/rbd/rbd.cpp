@@ -11,7 +11,9 @@
 #include <bit>
 #include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -81,6 +83,7 @@ class Rbd final : public ublk::Handler {
     host_.log(device_, level, "%s: %s", image_.text().c_str(), text.c_str());
   }
   void watch();
+  void choose_discards();
   static void header_changed(void* device);
   template <class Start>
   int start(Operation& operation, Start start);
@@ -89,6 +92,7 @@ class Rbd final : public ublk::Handler {
   static void ended(rbd_completion_t completion, void* operation);
   void complete(Operation& operation, int64_t result);
   void refused(int error);
+  void set_trouble(const std::string& text);
 
   const ublk_host& host_;
   ublk_device* const device_;
@@ -96,7 +100,8 @@ class Rbd final : public ublk::Handler {
   const bool recovering_;
   Image image_;
   std::optional<Ownership> ownership_;  // if it is not read-only
-  bool cached_ = false;                 // librbd confirms writes before the OSDs have them
+  uint32_t discard_granularity_ = kBlock;
+  bool cached_ = false;  // librbd confirms writes before the OSDs have them
   uint64_t watch_ = 0;
   bool watches_ = false;
   std::atomic<uint64_t> size_;
@@ -136,6 +141,7 @@ Rbd::Rbd(const ublk::OpenArgs& args)
     if (!recovering_) ownership_->take();
   }
   watch();
+  choose_discards();
 }
 
 Rbd::~Rbd() {
@@ -149,6 +155,16 @@ void Rbd::watch() {
   if (const int error = rbd_update_watch(image_.get(), &watch_, header_changed, this); error < 0)
     fail(error, image_.text() + ": can't watch the image");
   watches_ = true;
+  size_ = image_.size();  // it may have changed before
+}
+
+// librbd leaves out what is no multiple of that in the discards of an object.
+void Rbd::choose_discards() {
+  if (image_.setting("rbd_skip_partial_discard") != "true") return;
+  const uint64_t bytes =
+      std::strtoull(image_.setting("rbd_discard_granularity_bytes").c_str(), nullptr, 10);
+  discard_granularity_ = static_cast<uint32_t>(std::clamp<uint64_t>(
+      std::bit_floor(bytes), kBlock, std::min<uint64_t>(image_.object_size(), kMaxHint)));
 }
 
 // On a thread of librbd.
@@ -167,7 +183,7 @@ void Rbd::geometry(ublk_geometry& geometry) {
     geometry.io_opt = static_cast<uint32_t>(std::min<uint64_t>(stripe, kMaxHint));
   geometry.max_discard_size = kMaxDiscard;
   geometry.max_write_zeroes_size = kMaxWriteZeroes;
-  geometry.discard_granularity = kBlock;
+  geometry.discard_granularity = discard_granularity_;
   if (read_only_) {
     geometry.flags |= UBLK_GEOMETRY_READ_ONLY;
     geometry.flags &= ~uint32_t{UBLK_GEOMETRY_DISCARD | UBLK_GEOMETRY_WRITE_ZEROES};
@@ -206,8 +222,8 @@ int Rbd::submit(Io& io, uint32_t success, Start start_io) {
 
 int Rbd::read(Io& io) {
   return submit(io, 0, [this, &io](rbd_completion_t completion) {
-    return rbd_aio_read(image_.get(), io.offset(), io.length(),
-                        reinterpret_cast<char*>(io.data()), completion);
+    return rbd_aio_read(image_.get(), io.offset(), io.length(), reinterpret_cast<char*>(io.data()),
+                        completion);
   });
 }
 
@@ -262,11 +278,18 @@ void Rbd::complete(Operation& operation, int64_t result) {
 void Rbd::refused(int error) {
   if (refused_.exchange(true)) return;
   if (error == -ESHUTDOWN) image_.cluster().retire();
-  log(UBLK_LOG_ERROR, error == -ESHUTDOWN
-                          ? "the cluster refuses " + image_.cluster().address() +
-                                " (blocklisted): all I/O fails until the device is opened anew"
-                          : "the exclusive lock is lost: all I/O fails until the device is opened "
-                            "anew");
+  const std::string text = (error == -ESHUTDOWN ? "the cluster has blocklisted this client, " +
+                                                      image_.cluster().address()
+                                                : std::string("the exclusive lock is lost")) +
+                           ": all I/O fails until the device is restarted";
+  log(UBLK_LOG_ERROR, text);
+  set_trouble(text);
+}
+
+// Runners before it do without.
+void Rbd::set_trouble(const std::string& text) {
+  if (host_.struct_size > offsetof(ublk_host, set_trouble))
+    host_.set_trouble(device_, "%s", text.c_str());
 }
 
 }  // namespace
