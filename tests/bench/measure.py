@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 
-from servers import cpu_time_ns, is_block_device, machine_time_ns, user_and_system_ns
+from servers import cpu_time_ns, machine_time_ns, user_and_system_ns
 
 
 @dataclass
@@ -93,16 +93,13 @@ def relative_spread(values):
     return (max(values) - min(values)) / 2 / middle if middle else 0.0
 
 
-def fio(devices, load):
-    command = ["fio", "--output-format=json", "--ioengine=io_uring", "--direct=1", "--thread",
+def fio(jobs, load):
+    command = ["fio", "--output-format=json", "--direct=1", "--thread",
                "--random_generator=tausworthe64", "--norandommap", "--time_based", "--group_reporting",
                f"--runtime={round(load.seconds * 1000)}ms", f"--rw={load.rw}", f"--bs={load.block_size}",
                f"--iodepth={load.depth}", f"--numjobs={load.jobs}"]
-    for number, device in enumerate(devices):
-        # fio would make a plain file of a missing node, and measure the tmpfs.
-        if not is_block_device(device):
-            raise RuntimeError(f"{device} is no block device")
-        command += [f"--name=job{number}", f"--filename={device}"]
+    for number, options in enumerate(jobs):
+        command += [f"--name=job{number}", *options]
     output = subprocess.run(command, check=True, timeout=load.seconds + 60, capture_output=True, text=True)
     return json.loads(output.stdout)["jobs"][0]
 
@@ -111,7 +108,7 @@ def measure(server, load):
     cpu = cpu_time_ns(server.pids)
     user, system = user_and_system_ns(server.pids)
     machine = machine_time_ns()
-    job = fio(server.devices, load)
+    job = fio(server.fio_jobs(), load)
     machine = machine_time_ns() - machine
     cpu = cpu_time_ns(server.pids) - cpu
     user_after, system_after = user_and_system_ns(server.pids)
