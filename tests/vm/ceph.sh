@@ -108,10 +108,10 @@ kill_osd() {
 # show_ceph: what a scenario that has failed prints.
 show_ceph() {
     echo '--- Ceph; the daemons'\'' logs are in the results ---'
+    cp "$ceph_dir"/*.log "$RESULT_DIR"
     tail -n 20 "$ceph_dir/out"
     timeout -k 1 30 ceph --connect-timeout 20 <<<$'status\nosd dump'
     echo '---'
-    cp "$ceph_dir"/*.log "$RESULT_DIR"
 }
 
 # create_images MIB NAME...: in pool rbd, "tenant/NAME" in its namespace. One process for all, by
@@ -140,4 +140,43 @@ rbd_device() {
     [[ $keys == *conf=* ]] || echo "conf = $CEPH_CONF"
     [[ $keys == *pool=* ]] || echo 'pool = rbd'
     [[ $keys == *image=* ]] || echo "image = $name"
+}
+
+# --- load ----------------------------------------------------------------------
+
+# start_verifying NAME: fio on the device without a pause, each pass with other data, until
+# stop_verifying. Neither it nor goes_on overlooks an error.
+start_verifying() {
+    verified=$1
+    verify_on &
+    verifier=$!
+    goes_on
+}
+
+verify_on() {
+    local pass=0
+    until [[ -e /tmp/enough ]]; do
+        fio_verify "/dev/ublk/$verified" --size=4m --bsrange=4k-64k --randrepeat=0 --randseed=$((++pass))
+    done
+    echo "fio has verified $pass times"
+}
+
+stop_verifying() {
+    touch /tmp/enough
+    wait "$verifier" || fail "fio has found an error"
+}
+
+# Requests of it that have been completed.
+served() {
+    awk '{ print $1 + $5 }' "/sys/block/$(basename "$(realpath "/dev/ublk/$verified")")/stat"
+}
+
+has_served() {
+    is_running "$verifier" || fail "fio has failed"
+    (($(served) >= $1))
+}
+
+# More requests than were in flight are completed.
+goes_on() {
+    wait_for 60 has_served $(($(served) + 50))
 }
