@@ -31,11 +31,13 @@ constexpr ublk_geometry default_geometry() {
 HandlerInstance::HandlerInstance(std::shared_ptr<HandlerLibrary> library,
                                  const DeviceConfig& device, bool recovering,
                                  std::shared_ptr<SharedPools> pools,
-                                 std::function<void()> size_changed)
+                                 std::function<void()> size_changed,
+                                 std::function<void()> trouble_changed)
     : pools_(std::move(pools)),
       library_(std::move(library)),
       device_name_(device.name),
-      size_changed_(std::move(size_changed)) {
+      size_changed_(std::move(size_changed)),
+      trouble_changed_(std::move(trouble_changed)) {
   const OptionValues options = OptionValues::parse(table(), device);
   ublk_open_args args{};
   args.struct_size = sizeof(args);
@@ -69,6 +71,19 @@ ublk_geometry HandlerInstance::geometry() {
 
 void HandlerInstance::use_workers(unsigned workers) {
   workers_.emplace(pools_->workers(), workers != 0 ? workers : kDefaultWorkers);
+}
+
+void HandlerInstance::set_trouble(std::string text) {
+  {
+    const std::lock_guard lock(trouble_mutex_);
+    trouble_ = std::move(text);
+  }
+  trouble_changed_();
+}
+
+std::string HandlerInstance::trouble() const {
+  const std::lock_guard lock(trouble_mutex_);
+  return trouble_;
 }
 
 void HandlerInstance::fence(Milliseconds timeout) {

@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -25,19 +26,20 @@ struct ublk_device {};
 namespace ublk_runner {
 
 // The calls of a handler's table that may block, as functions that throw std::runtime_error:
-// "open: no such cluster". Threads: any that may block, one call at a time; size_changed comes from
-// any thread at any time.
+// "open: no such cluster". Threads: any that may block, one call at a time; size_changed and
+// trouble_changed come from any thread at any time.
 class HandlerInstance final : public ublk_device {
  public:
   // At most so many requests are on workers at once.
   static constexpr unsigned kDefaultWorkers = 16;
 
   // Opens `device` with a handler that has been loaded. `size_changed` is called, on any thread,
-  // when the handler says so. `recovering`: an instance before this one has served the device.
+  // when the handler says so, and `trouble_changed` when trouble() has changed. `recovering`: an instance before this one has served the device.
   // Throws ConfigError for bad options.
   HandlerInstance(std::shared_ptr<HandlerLibrary> library, const DeviceConfig& device,
                   bool recovering, std::shared_ptr<SharedPools> pools,
-                  std::function<void()> size_changed);
+                  std::function<void()> size_changed,
+                  std::function<void()> trouble_changed = [] {});
   // Closes it; no queue may be open. Waits for workers that have not quite returned from it.
   ~HandlerInstance();
   HandlerInstance(const HandlerInstance&) = delete;
@@ -62,11 +64,18 @@ class HandlerInstance final : public ublk_device {
 
   void size_changed() const { size_changed_(); }
 
+  // What the handler says is wrong with the device; empty: nothing. Any thread.
+  void set_trouble(std::string text);
+  std::string trouble() const;
+
  private:
   const std::shared_ptr<SharedPools> pools_;
   const std::shared_ptr<HandlerLibrary> library_;
   const std::string device_name_;
   const std::function<void()> size_changed_;
+  const std::function<void()> trouble_changed_;
+  mutable std::mutex trouble_mutex_;
+  std::string trouble_;
   void* instance_ = nullptr;
   std::vector<std::shared_ptr<void>> kept_;
   std::optional<WorkerPool::Client> workers_;

@@ -60,6 +60,15 @@ __attribute__((format(printf, 2, 3))) void host_set_error(ublk_device*, const ch
   error_text = text.get();
 }
 
+__attribute__((format(printf, 2, 3))) void host_set_trouble(ublk_device* device, const char* format,
+                                                            ...) {
+  va_list args;
+  va_start(args, format);
+  const Text text(g_strdup_vprintf(format, args), g_free);
+  va_end(args);
+  instance_of(device).set_trouble(text.get());
+}
+
 int host_complete(uint64_t request_id, int32_t result) {
   return DeviceQueue::complete(request_id, result);
 }
@@ -119,6 +128,7 @@ constexpr ublk_host kHost = {
     .move_on_ring = host_move_on_ring,
     .queue_index = host_queue_index,
     .queue_data = host_queue_data,
+    .set_trouble = host_set_trouble,
 };
 
 }  // namespace

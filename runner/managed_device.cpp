@@ -51,6 +51,10 @@ void ManagedDevice::choose_queues(DeviceConfig& config) const {
 
 const char* ManagedDevice::state_name() const { return kStateNames[static_cast<size_t>(state_)]; }
 
+std::string ManagedDevice::trouble() const {
+  return trouble_.empty() && instance_ != nullptr ? instance_->trouble() : trouble_;
+}
+
 void ManagedDevice::enter(State state) {
   const char* before = state_name();
   state_ = state;

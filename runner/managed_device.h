@@ -140,8 +140,9 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   uint64_t size() const;                                    // bytes
   std::string node() const;                                 // "/dev/ublkb3", once added
   const char* buffers() const { return buffer_name(buffers_); }
-  // What keeps it from kLive; empty: nothing that is known.
-  const std::string& trouble() const { return trouble_; }
+  // What keeps it from kLive, or what the handler says is wrong with it; empty: nothing that is
+  // known.
+  std::string trouble() const;
 
  private:
   struct Served {

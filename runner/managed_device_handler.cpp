@@ -35,10 +35,12 @@ std::shared_ptr<HandlerInstance> open_instance(std::shared_ptr<HandlerLibrary> l
                                                const DeviceConfig& config, bool recovering,
                                                std::shared_ptr<SharedPools> pools,
                                                std::function<void()> size_changed,
+                                               std::function<void()> trouble_changed,
                                                const std::shared_ptr<JobPool>& jobs,
                                                std::function<void()> closed) {
-  auto instance = std::make_unique<HandlerInstance>(std::move(library), config, recovering,
-                                                    std::move(pools), std::move(size_changed));
+  auto instance =
+      std::make_unique<HandlerInstance>(std::move(library), config, recovering, std::move(pools),
+                                        std::move(size_changed), std::move(trouble_changed));
   return {instance.release(), [jobs, closed = std::move(closed)](HandlerInstance* last) {
             jobs->push([last, closed] {
               delete last;
@@ -61,16 +63,22 @@ Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
       if (const auto alive = device.lock()) alive->size_changed();
     });
   };
+  const auto on_trouble_changed = [context, device = weak_from_this()] {
+    context.post([device] {
+      if (const auto alive = device.lock()) alive->services_.changed();
+    });
+  };
   const auto on_closed = [context, closed = handler.closed] {
     context.post([closed] { closed.set(); });
   };
-  const auto opening = services_.jobs->run([dir = services_.handler_dir,
-                                            library = std::move(library), config, recovering,
-                                            pools = services_.pools, on_size_changed,
-                                            jobs = services_.jobs, on_closed] {
-    return open_instance(library != nullptr ? library : HandlerLibrary::load(dir, config.handler),
-                         config, recovering, pools, on_size_changed, jobs, on_closed);
-  });
+  const auto opening =
+      services_.jobs->run([dir = services_.handler_dir, library = std::move(library), config,
+                           recovering, pools = services_.pools, on_size_changed, on_trouble_changed,
+                           jobs = services_.jobs, on_closed] {
+        return open_instance(
+            library != nullptr ? library : HandlerLibrary::load(dir, config.handler), config,
+            recovering, pools, on_size_changed, on_trouble_changed, jobs, on_closed);
+      });
   handler.instance = co_await wait_for_handler(opening, kOpenLimit, "open");
 
   std::exception_ptr failure;

@@ -92,7 +92,7 @@ void check_reopen(Context& context) {
     if (const auto error = opener.try_open(device))
       throw std::runtime_error("the " + std::to_string(i + 1) + "th open fails: " + *error);
   }
-  constexpr size_t kSlack = (kTimes - kWarmUps) * 8;
+  constexpr size_t kSlack = (kTimes - kWarmUps) * 16;  // half of the least that malloc gives
   const std::string left = left_behind_for_good(before, kSlack);
   if (!left.empty())
     throw std::runtime_error("opened and closed " + std::to_string(kTimes - kWarmUps) +

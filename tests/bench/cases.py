@@ -4,6 +4,7 @@ import auto_cases
 import file_cases
 import nbd_cases
 import null_cases
+import rbd_cases
 import scaling_cases
 from data import data
 from many_devices import many_devices
@@ -22,6 +23,7 @@ CASES = {
     "file-zero-copy": file_cases.file_zero_copy,
     "file-peers": file_cases.file_peers,
     "nbd": nbd_cases.nbd,
+    "rbd": rbd_cases.rbd,
     "auto-null": auto_cases.auto_null,
     "auto-memory": auto_cases.auto_memory,
     "auto-file": auto_cases.auto_file,

@@ -44,9 +44,9 @@ def count(servers, loads, claims):
 def count_one(server, load):
     global nr_written
     pinned = ("taskset", "--cpu-list", str(FIO_CPU))
-    fio(server.devices, load, pinned)  # code is loaded, and memory touched
+    fio(server.fio_jobs(), load, pinned)  # code is loaded, and memory touched
     subprocess.run([MARK, "begin"], check=True)
-    job = fio(server.devices, load, pinned)
+    job = fio(server.fio_jobs(), load, pinned)
     subprocess.run([MARK, "end"], check=True)
     nr_written += 1
     return {"number": nr_written - 1, "cpu": SERVER_CPU,

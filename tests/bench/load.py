@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers import MACHINE_TIMES, is_block_device, machine_time_ns
+from servers import MACHINE_TIMES, machine_time_ns
 
 
 @dataclass
@@ -26,18 +26,16 @@ class Load:
         return f"{self.block_size} {self.rw} qd{self.depth}{jobs}"
 
 
-def fio(devices, load, prefix=()):
+def fio(jobs, load, prefix=()):
     """What fio says of the load; and "machine_ns", the CPU time of the whole machine meanwhile, without
-    what it takes to start fio. `prefix`: a command that runs another."""
-    command = [*prefix, "fio", "--output-format=json", "--ioengine=io_uring", "--direct=1", "--thread",
+    what it takes to start fio. `jobs`: where each reads and writes, a list of options. `prefix`: a
+    command that runs another."""
+    command = [*prefix, "fio", "--output-format=json", "--direct=1", "--thread",
                "--random_generator=tausworthe64", "--norandommap", "--time_based", "--group_reporting",
                f"--runtime={round(load.seconds * 1000)}ms", f"--rw={load.rw}", f"--bs={load.block_size}",
                f"--iodepth={load.depth}", f"--numjobs={load.jobs}"]
-    for number, device in enumerate(devices):
-        # fio would make a plain file of a missing node, and measure the tmpfs.
-        if not is_block_device(device):
-            raise RuntimeError(f"{device} is no block device")
-        command += [f"--name=job{number}", f"--filename={device}"]
+    for number, options in enumerate(jobs):
+        command += [f"--name=job{number}", *options]
         if number == 0:
             command += [f"--exec_prerun={MACHINE_TIMES}", f"--exec_postrun={MACHINE_TIMES}"]
     with tempfile.TemporaryDirectory(prefix="fio-") as folder:

@@ -80,7 +80,7 @@ def relative_spread(values):
 def measure(server, load):
     cpu = cpu_time_ns(server.pids)
     user, system = user_and_system_ns(server.pids)
-    job = fio(server.devices, load)
+    job = fio(server.fio_jobs(), load)
     cpu = cpu_time_ns(server.pids) - cpu
     user_after, system_after = user_and_system_ns(server.pids)
     sides = [job[side] for side in ("read", "write") if job[side]["total_ios"]]

@@ -35,6 +35,12 @@ class Kublk(Server):
                 self.run(os.environ["UBLK_KUBLK"], "del", "-n", str(number))
 
 
+def unused_nbd():
+    """A device of the kernel's client that is not connected: the others have a pid."""
+    return next(f"/dev/{disk.name}" for disk in sorted(Path("/sys/block").glob("nbd*"))
+                if not (disk / "pid").exists())
+
+
 class Nbd(Server):
     """A server of the NBD protocol on a unix socket, and the kernel's client."""
 
@@ -48,9 +54,7 @@ class Nbd(Server):
 
     def start(self):
         self.run("modprobe", "nbd")
-        # A client that is connected has a pid.
-        self.client = next(f"/dev/{disk.name}" for disk in sorted(Path("/sys/block").glob("nbd*"))
-                           if not (disk / "pid").exists())
+        self.client = unused_nbd()
         socket = tempfile.mktemp(prefix="nbd-", suffix=".sock")
         self.serve(socket)
         self.wait_for(socket, lambda: os.path.exists(socket))
@@ -71,6 +75,40 @@ class Nbdkit(Nbd):
 
     def serve(self, socket):
         self.spawn("nbdkit", "--foreground", "--unix", socket, *self.plugin)
+
+
+class RbdNbd(Server):
+    """Ceph's own: librbd in user space, served to the kernel's client of NBD."""
+
+    modules = ("nbd",)
+
+    def __init__(self, name, image, **more):
+        super().__init__(name, **more)
+        self.image = image
+
+    def start(self):
+        self.run("modprobe", "nbd")
+        self.client = unused_nbd()
+        self.spawn("rbd-nbd", "map", "-f", "--device", self.client, self.image)
+        self.ready(self.client)
+
+    def stop(self):
+        if self.devices:
+            self.run("rbd-nbd", "unmap", self.client)
+
+
+class FioOnRbd(Server):
+    """No device: fio is itself the client, with its rbd engine."""
+
+    def __init__(self, name, pool, image, **more):
+        super().__init__(name, **more)
+        self.engine = ["--ioengine=rbd", "--clientname=admin", f"--pool={pool}", f"--rbdname={image}"]
+
+    def start(self):
+        pass
+
+    def fio_jobs(self):
+        return [self.engine]
 
 
 class QemuStorageDaemon(Nbd):

@@ -122,6 +122,14 @@ class Server:
     def stop(self):
         pass
 
+    def fio_jobs(self):
+        """What tells fio's jobs where to read and write, a list of options for each."""
+        for device in self.devices:
+            # fio would make a plain file of a missing node, and measure the tmpfs.
+            if not is_block_device(device):
+                raise RuntimeError(f"{device} is no block device")
+        return [["--ioengine=io_uring", f"--filename={device}"] for device in self.devices]
+
     def wakeups_per_io(self):
         """Once it has ended: how often a thread of its had to be woken; None: not known."""
         return None

@@ -253,6 +253,24 @@ TEST_F(RunnerTest, RequestsThatHangDontKeepBackOthers) {
   stop();
 }
 
+TEST_F(RunnerTest, WhatTheHandlerFindsWrongIsTheDevicesTrouble) {
+  const std::string gate = dir_ + "/gate";
+  add("disk", "moves", {{"size", "8M"}, {"io", "workers"}, {"gate", gate}});
+  close(creat(gate.c_str(), 0600));
+  ASSERT_TRUE(start().failed.empty());
+  ASSERT_EQ(runner_->find("disk")->trouble(), "");
+  ASSERT_EQ(unlink(gate.c_str()), 0);
+  std::vector<std::byte> data(512);
+  std::atomic<bool> done{false};
+  driver().disk(0)->submit({.sector = 16383, .sectors = 1, .data = data.data()},
+                           [&](int result) { done = result == 0; });
+  while (runner_->find("disk")->trouble().empty()) g_main_context_iteration(nullptr, TRUE);
+  EXPECT_EQ(runner_->find("disk")->trouble(), "no " + gate);
+  close(creat(gate.c_str(), 0600));
+  while (!runner_->find("disk")->trouble().empty()) g_main_context_iteration(nullptr, TRUE);
+  while (!done) std::this_thread::yield();
+}
+
 // Else it would be failed all the same, but its handler left open, in whose hands it is. Nor is the
 // time that a stop has for what is to be written back spent on a handler that answers nothing.
 TEST_F(RunnerTest, ARequestThatWaitsForEverIsCancelledByAStop) {

@@ -196,6 +196,7 @@ struct HostCalls {
   }
 
   static void size_changed(ublk_device*, uint64_t) {}
+  static void set_trouble(ublk_device*, const char*, ...) {}
   static void queue_closed(ublk_queue*) {}
   // Every request has a buffer here.
   static int32_t read_data(const ublk_request* request, void* to, uint32_t length,
@@ -234,6 +235,7 @@ struct HostCalls {
         .move_on_ring = move_on_ring,
         .queue_index = queue_index,
         .queue_data = queue_data,
+        .set_trouble = set_trouble,
     };
     return kHost;
   }

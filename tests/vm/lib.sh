@@ -46,10 +46,19 @@ defer() {
     deferred+=("$(printf '%q ' "$@")")
 }
 
+# Runs the command when the scenario fails, before anything is cleaned up: it prints what there is to see.
+on_failure() {
+    failure_reports+=("$(printf '%q ' "$@")")
+}
+failure_reports=()
+
 run_deferred() {
     local exit_code=$? i
     trap '' TERM
     set +e
+    if ((exit_code)); then
+        for ((i = 0; i < ${#failure_reports[@]}; i++)); do eval "${failure_reports[i]}"; done
+    fi
     if ((exit_code)) && [[ -s ${runner_log-} ]]; then
         echo "--- end of the runner's log, all of it in the results ---"
         tail -n 60 "$runner_log"

@@ -290,6 +290,14 @@ struct ublk_host {
   uint32_t (*queue_index)(const struct ublk_queue* queue);
   /* What queue_open left in *queue_data. Any thread. */
   void* (*queue_data)(const struct ublk_queue* queue);
+
+  /*
+   * Tells what is wrong with a device that is served all the same: its I/O fails, or waits. Shown by
+   * "ublkctl show" and "list" as the device's trouble, not logged. An empty text: nothing any more.
+   * Gone with the instance. Returns at once. Any thread, between open and close.
+   */
+  void (*set_trouble)(struct ublk_device* device, const char* format, ...)
+      __attribute__((format(printf, 2, 3)));
 };
 
 /* -------------------------------------------------------------- handlers -- */

@@ -6,7 +6,8 @@
 //                    in two parts now and then
 //   else             in buffers of its own, in copy mode
 //
-// What begins in its last 64 KiB is served only while the file "gate" exists, if that is given.
+// What begins in its last 64 KiB is served only while the file "gate" exists, if that is given; who
+// waits for it makes the device's trouble.
 #include <poll.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -50,6 +51,7 @@ class Ram final : public ublk::Handler {
 
   explicit Ram(const ublk::OpenArgs& args)
       : host_(args.host()),
+        device_(args.device()),
         on_ring_(args.text("io") == "ring"),
         gate_(args.text("gate")),
         ram_(args.number("size")) {
@@ -102,7 +104,10 @@ class Ram final : public ublk::Handler {
  private:
   void pass_gate(const ublk::Io& io) const {
     if (gate_.empty() || io.offset() + (64 << 10) < ram_.size()) return;
+    if (access(gate_.c_str(), F_OK) == 0) return;
+    host_.set_trouble(device_, "no %s", gate_.c_str());
     while (access(gate_.c_str(), F_OK) != 0) poll(nullptr, 0, 1);
+    host_.set_trouble(device_, "%s", "");
   }
 
   std::byte* at(const ublk::Io& io) { return ram_.data() + io.offset(); }
@@ -151,6 +156,7 @@ class Ram final : public ublk::Handler {
   }
 
   const ublk_host& host_;
+  ublk_device* const device_;
   const bool on_ring_;
   const std::string gate_;
   uint32_t model_ = kModel;
