@@ -146,8 +146,8 @@ void Cluster::configure(const Identity& identity) {
       {"rbd_cache", "false"},
       // A submit must not wait for anything: others are served by the same thread.
       {"rbd_non_blocking_aio", "true"},
-      // Nobody changes a request's data before it is completed.
-      {"rbd_disable_zero_copy_writes", "false"},
+      // Without the copy a write that fails before it is sent never ends, in Ceph 16.
+      {"rbd_disable_zero_copy_writes", "true"},
       {"rbd_blocklist_on_break_lock", "true"},
   };
   for (const auto& [name, value] : settings)
