@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "managed_device.h"
 
+#include <ublk/error.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <random>
 #include <stdexcept>
 #include <utility>
@@ -136,7 +138,6 @@ abi::Params ManagedDevice::checked_params(const ublk_geometry& geometry,
 Task<> ManagedDevice::add() {
   enter(State::kAdding);
   abi::DevInfo wanted{};
-  wanted.dev_id = abi::kAnyDeviceId;
   wanted.nr_hw_queues = static_cast<uint16_t>(
       max_queues_ != 0 ? std::min(config_.queues, max_queues_) : config_.queues);
   wanted.queue_depth = static_cast<uint16_t>(config_.queue_depth);
@@ -145,16 +146,30 @@ Task<> ManagedDevice::add() {
   wanted.flags |= recovery_flags();
   if (services_.state != nullptr) cookie_ = make_cookie();
   wanted.ublksrv_flags = cookie_;
-  const ublk::Command added = co_await services_.commands.run(ublk::Command::add(wanted));
-  info_ = added.info();
-  added_ = true;
+  co_await add_with_free_id(wanted);
   if (info_.nr_hw_queues < config_.queues)
     log(LogLevel::kInfo, name(), "%u queues instead of %u, the limit of %s", info_.nr_hw_queues,
         config_.queues,
         wanted.nr_hw_queues < config_.queues ? config_.handler.c_str() : "the CPUs");
   co_await services_.commands.run(ublk::Command::set_params(info_.dev_id, params_));
-  save_state();
   node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
+}
+
+// The device is saved before it is there, so that no death of this process leaves one that the next
+// does not know.
+Task<> ManagedDevice::add_with_free_id(abi::DevInfo wanted) {
+  for (uint32_t first = 0; !added_; first = wanted.dev_id + 1) {
+    id_ = services_.ids.take_from(first);
+    wanted.dev_id = info_.dev_id = id_.id();
+    save_state();
+    try {
+      const ublk::Command added = co_await services_.commands.run(ublk::Command::add(wanted));
+      info_ = added.info();
+      added_ = true;
+    } catch (const ublk::Error& e) {
+      if (e.error() != EEXIST) throw;  // else it is another server's
+    }
+  }
 }
 
 void ManagedDevice::choose_buffers(abi::DevInfo& wanted) {

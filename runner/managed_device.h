@@ -22,6 +22,7 @@
 #include "buffer_choice.h"
 #include "config.h"
 #include "control_commands.h"
+#include "device_ids.h"
 #include "device_links.h"
 #include "device_queue.h"
 #include "device_statistics.h"
@@ -45,6 +46,7 @@ struct DeviceServices {
   ControlCommands& commands;
   QueueThreads& threads;
   std::shared_ptr<SharedPools> pools;
+  DeviceIds& ids;
   DeviceLinks& links;
   std::string handler_dir;
   StateStore* state;              // nullptr: no device outlives this process
@@ -172,6 +174,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   ublk::abi::Params checked_params(const ublk_geometry& geometry, const DeviceConfig& config) const;
   void refuse_second() const;
   Task<> add();
+  Task<> add_with_free_id(ublk::abi::DevInfo wanted);
   void choose_queues(DeviceConfig& config) const;
   void choose_buffers(ublk::abi::DevInfo& wanted);
   uint64_t recovery_flags() const;
@@ -252,6 +255,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   std::optional<std::set<std::string>> secret_options_;  // nullopt: not known
   BufferChoice buffers_;
   std::shared_ptr<ublk::BufferPool::Device> pool_share_;
+  DeviceIds::Lease id_;
   ublk::abi::DevInfo info_{};
   uint64_t cookie_ = 0;  // of the saved state; 0: nothing is saved
   bool added_ = false;

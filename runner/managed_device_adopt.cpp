@@ -90,6 +90,7 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
 // The order matters: once START_USER_RECOVERY succeeds the dead server's process has let go of the
 // device; the fence is what makes sure of its storage; only then may requests be served again.
 Task<> ManagedDevice::recover(abi::DevInfo info) {
+  id_ = services_.ids.take_from(info.dev_id);
   info_ = info;
   added_ = true;
   const ublk::Command described =
@@ -136,7 +137,14 @@ Task<> ManagedDevice::start_recovery() {
     }
     if (error == EINVAL) error = co_await go_on_with_recovery();
     if (error == 0) co_return;
-    if (error != EBUSY || deadline.is_over() || interrupted_) throw std::runtime_error(text);
+    bool stopped = false;  // for good, by what the dead process has begun
+    if (error == EBUSY) {
+      const ublk::Command now =
+          co_await services_.commands.run(ublk::Command::get_info(info_.dev_id));
+      stopped = static_cast<abi::DeviceState>(now.info().state) == abi::DeviceState::kDead;
+    }
+    if (error != EBUSY || stopped || deadline.is_over() || interrupted_)
+      throw std::runtime_error(text);
     const Completion<> never;
     co_await never.within(services_.context, kRetryInterval);
   }

@@ -20,6 +20,14 @@ namespace {
 namespace abi = ublk::abi;
 
 constexpr std::chrono::seconds kThreadEndLimit{5};
+constexpr std::chrono::seconds kDeadDeleteLimit{1};
+
+// Whether another server can go on with a device. One without a disk has not been started yet, or
+// is stopped already, whatever its flags say.
+bool can_be_adopted(const abi::DevInfo& info) {
+  return (info.flags & abi::kFlagUserRecovery) != 0 &&
+         static_cast<abi::DeviceState>(info.state) != abi::DeviceState::kDead;
+}
 
 }  // namespace
 
@@ -69,7 +77,7 @@ void Runner::start(const Config& config, std::function<void(StartSummary)> done)
   settings_.devices.clear();
   pools_ = SharedPools::make(context_, config.buffer_memory);
   threads_.emplace(context_, pools_, config.io_threads, std::chrono::microseconds(config.spin));
-  services_.emplace(DeviceServices{context_, jobs_, commands_, *threads_, pools_, links_,
+  services_.emplace(DeviceServices{context_, jobs_, commands_, *threads_, pools_, ids_, links_,
                                    options_.handler_dir, state_ ? &*state_ : nullptr,
                                    [this] { changed(); }, config.statistics});
   tasks_.start(start_all(config, std::move(done)));
@@ -146,10 +154,8 @@ Task<> Runner::adopt_device(SavedDevice saved) {
     state_->remove(saved.name);
     co_return;
   }
-  if ((info.flags & abi::kFlagUserRecovery) == 0) {
-    // Its name is free from now on, though it goes only when nobody has it open any more.
-    state_->remove(saved.name);
-    tasks_.start(remove_dead(std::move(saved)));
+  if (!can_be_adopted(info)) {
+    co_await remove_dead(saved);
     co_return;
   }
   std::map<std::string, Setting> settings;
@@ -158,14 +164,31 @@ Task<> Runner::adopt_device(SavedDevice saved) {
   const auto device = std::make_shared<ManagedDevice>(
       *services_, device_from_settings(saved.name, settings), saved.configured);
   devices_.push_back(device);
-  co_await device->adopt(std::move(saved), info, when_lost(device));
+  std::exception_ptr failure;
+  try {
+    co_await device->adopt(saved, info, when_lost(device));
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (!failure) co_return;
+  // The dead runner may have been stopping it.
+  const ublk::Command now = co_await commands_.run(ublk::Command::get_info(saved.id));
+  if (can_be_adopted(now.info())) std::rethrow_exception(failure);
+  drop(device);
+  co_await remove_dead(saved);
 }
 
-// A device that was not to outlive its server.
+// A device that was not to outlive its server, or that had no disk when that died. It is forgotten
+// once the kernel knows that it is to go, be it only when nobody has it open any more.
 Task<> Runner::remove_dead(SavedDevice saved) {
   try {
     co_await commands_.run(ublk::Command::stop(saved.id));
-    co_await commands_.run(ublk::Command::del(saved.id));
+    try {
+      co_await commands_.run(ublk::Command::del(saved.id), kDeadDeleteLimit);
+    } catch (const ublk::Error& e) {
+      if (e.error() != ETIMEDOUT) throw;
+    }
+    state_->remove(saved.name);
     log(LogLevel::kInfo, saved.name, "has ended with its runner");
   } catch (const std::exception& e) {
     log(LogLevel::kWarning, saved.name, "has ended with its runner, and is left: %s", e.what());

@@ -15,6 +15,7 @@
 #include "async.h"
 #include "config.h"
 #include "control_commands.h"
+#include "device_ids.h"
 #include "device_links.h"
 #include "job_pool.h"
 #include "managed_device.h"
@@ -141,6 +142,7 @@ class Runner {
   const std::shared_ptr<JobPool> jobs_;
   std::shared_ptr<SharedPools> pools_;
   ControlCommands commands_;
+  DeviceIds ids_;
   DeviceLinks links_;
   std::optional<QueueThreads> threads_;
   std::optional<DeviceServices> services_;

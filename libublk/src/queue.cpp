@@ -6,10 +6,12 @@
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <string>
 
 #include "batch.h"
 #include "command.h"
 #include "slot.h"
+#include "ublk/error.h"
 #include "ublk/ring.h"
 
 namespace ublk {
@@ -43,7 +45,10 @@ ZeroCopy zero_copy(const abi::DevInfo& info) {
 static std::byte* map_memory(size_t bytes) {
   void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (map == MAP_FAILED) throw std::bad_alloc();
+  if (map == MAP_FAILED) {
+    const int error = errno;
+    throw Error(error, "mmap of " + std::to_string(bytes) + " bytes for a queue's data");
+  }
   // A huge page would make one small request cost as much memory as hundreds.
   madvise(map, bytes, MADV_NOHUGEPAGE);
   return static_cast<std::byte*>(map);

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <new>
+#include <string>
 #include <utility>
 
 #include "batch.h"
@@ -128,7 +128,10 @@ Slot* Ring::take_slots(uint16_t depth) {
   }
   slot_blocks_.reserve(slot_blocks_.size() + 1);
   void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (map == MAP_FAILED) throw std::bad_alloc();
+  if (map == MAP_FAILED) {
+    const int error = errno;
+    throw Error(error, "mmap of " + std::to_string(bytes) + " bytes for a queue's tags");
+  }
   slot_blocks_.push_back({static_cast<Slot*>(map), bytes, false});
   return slot_blocks_.back().slots;
 }
@@ -145,20 +148,33 @@ int Ring::take_file_slot(const DeviceNode& node) {
       ++file_slots_[slot].queues;
       return static_cast<int>(slot);
     }
-    if (file_slots_[slot].node == nullptr && free_slot < 0) free_slot = static_cast<int>(slot);
+    if (file_slots_[slot].node == nullptr && !file_slots_[slot].stale && free_slot < 0)
+      free_slot = static_cast<int>(slot);
   }
   if (free_slot < 0) return -1;
   const int fd = node.fd();
   if (io_uring_register_files_update(uring_, free_slot, &fd, 1) != 1) return -1;
-  file_slots_[free_slot] = {&node, 1};
+  file_slots_[free_slot] = {.node = &node, .queues = 1, .stale = false};
   return free_slot;
 }
 
 void Ring::give_back_file_slot(int slot) {
   if (slot < 0 || --file_slots_[slot].queues != 0) return;
-  file_slots_[slot].node = nullptr;
-  const int none = -1;
-  io_uring_register_files_update(uring_, slot, &none, 1);
+  file_slots_[slot] = {.node = nullptr, .queues = 0, .stale = true};
+  clear_file_slots();
+}
+
+// What the kernel refuses, for want of memory, is tried again in the next turn.
+void Ring::clear_file_slots() {
+  stale_file_slots_ = false;
+  for (size_t slot = 0; slot < file_slots_.size(); ++slot) {
+    if (!file_slots_[slot].stale) continue;
+    const int none = -1;
+    file_slots_[slot].stale =
+        io_uring_register_files_update(uring_, static_cast<unsigned>(slot), &none, 1) != 1;
+    stale_file_slots_ = stale_file_slots_ || file_slots_[slot].stale;
+  }
+  if (stale_file_slots_) wakeup_->write();
 }
 
 int Ring::take_buffer_slots(const DeviceNode& node) {
@@ -306,6 +322,7 @@ void Ring::prepare_wait() {
   if (has_posted_.load(std::memory_order_acquire)) run_posted();
   if (deferred_ != nullptr) retry_deferred();
   if (fetches_again_) start_fetches();
+  if (stale_file_slots_) clear_file_slots();
   // Before the thread sleeps: others, on other rings too, may wait for just these buffers.
   while (!used_buffers_.empty() && io_uring_submit(uring_) >= 0 && io_uring_sq_ready(uring_) == 0)
     release_buffers();

@@ -102,8 +102,11 @@ void Device::make_disk(Command& starter) {
   }
   const auto data = std::make_shared<std::vector<std::byte>>(sectors * abi::kSectorSize);
   const Io scan = {.sectors = sectors, .data = data->data()};
-  submit(std::unique_ptr<BlockRequest>(
-      new BlockRequest{scan, [this, &starter, data](int) { loop_.answer(starter, 0); }, nullptr}));
+  scanner_ = &starter;
+  const auto scanned = [this, data](int) {
+    if (scanner_ != nullptr) loop_.answer(*std::exchange(scanner_, nullptr), 0);
+  };
+  submit(std::unique_ptr<BlockRequest>(new BlockRequest{scan, scanned, nullptr}));
 }
 
 bool Device::interrupt(const RingPort& port, uint64_t user_data) {
@@ -117,6 +120,12 @@ bool Device::interrupt(const RingPort& port, uint64_t user_data) {
     return true;
   }
   return false;
+}
+
+void Device::interrupt_all() {
+  for (std::vector<Command*>* waiting : {&starters_, &removal_waiters_})
+    for (Command* command : std::exchange(*waiting, {})) loop_.answer(*command, -EINTR);
+  if (scanner_ != nullptr) loop_.answer(*std::exchange(scanner_, nullptr), -EINTR);
 }
 
 // --------------------------------------------------------------------- stop --

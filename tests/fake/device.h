@@ -68,6 +68,8 @@ class Device {
   void wait_for_removal(Command& command) { removal_waiters_.push_back(&command); }
   // Ends one of them with EINTR if it waits in a way that can be interrupted.
   bool interrupt(const RingPort& port, uint64_t user_data);
+  // The process that waits is killed.
+  void interrupt_all();
 
   // After DEL_DEV: nobody can open it any more.
   void mark_deleted() { deleted_ = true; }
@@ -178,6 +180,7 @@ class Device {
   bool canceling_ = false;  // tags that come back are not used any more
   bool deleted_ = false;
   std::vector<Command*> starters_;  // wait for all tags to be fetched
+  Command* scanner_ = nullptr;      // START_DEV, looks for partitions
   std::vector<std::function<void()>> stop_waiters_;
   std::vector<Command*> removal_waiters_;
 };

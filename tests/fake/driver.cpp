@@ -78,7 +78,7 @@ ublk::UniqueFd Driver::open_device(uint32_t device_id) {
   ublk::UniqueFd fd = loop_.call([&]() -> ublk::UniqueFd {
     readable();  // the server before this one may have closed it just now
     Device* device = find(device_id);
-    if (device == nullptr) return {};
+    if (device == nullptr || server_dead_) return {};
     ublk::UniqueFd opened = device->open();
     error = errno;
     return opened;
@@ -110,6 +110,23 @@ void Driver::kill(uint32_t id) {
   });
 }
 
+void Driver::kill_server() {
+  loop_.call([&] {
+    server_dead_ = true;
+    for (auto& [id, device] : devices_) {
+      if (device->opened()) device->kill();
+      device->interrupt_all();
+    }
+  });
+}
+
+void Driver::bury_server() {
+  loop_.call([&] {
+    loop_.bury_rings();
+    server_dead_ = false;
+  });
+}
+
 std::vector<std::string> Driver::violations() {
   return loop_.call([&] { return violations_; });
 }
@@ -126,7 +143,10 @@ Device* Driver::find(uint32_t id) {
 }
 
 void Driver::handle(Command& command) {
-  if (!faults_.take(command)) execute(command);
+  if (server_dead_ || command.port->dead())
+    loop_.answer(command, -ENODEV);
+  else if (!faults_.take(command))
+    execute(command);
 }
 
 void Driver::execute(Command& command) {

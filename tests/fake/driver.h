@@ -76,6 +76,11 @@ class Driver final : public ublk::Driver, private Loop::Client {
   void cancel_queues(uint32_t id);
   // Plays the end of the server, who lives on as far as the test goes: see Device::kill().
   void kill(uint32_t id);
+  // The same for a server of all devices: whatever it still does is answered with ENODEV, so that
+  // it can go as it likes, until it is buried and the next one may come. Then it must have closed
+  // its nodes.
+  void kill_server();
+  void bury_server();
 
   // What the server did that a real kernel answers with a warning or worse. Should be empty.
   std::vector<std::string> violations();
@@ -117,6 +122,7 @@ class Driver final : public ublk::Driver, private Loop::Client {
   std::map<int, uint32_t> watches_;                      // of closed_files_: whose node it is
   std::set<uint32_t> closing_;                           // devices whose node is being closed
   std::vector<std::string> violations_;
+  bool server_dead_ = false;
   Loop loop_;
   Faults faults_;
 };

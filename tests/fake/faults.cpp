@@ -8,6 +8,15 @@ namespace fake {
 
 namespace abi = ublk::abi;
 
+namespace {
+
+template <class Op>
+auto is(Op op) {
+  return [op](const Command& command) { return command.op == static_cast<uint32_t>(op); };
+}
+
+}  // namespace
+
 bool Held::wait(std::chrono::milliseconds timeout) const {
   return state_->arrived.wait_for(timeout) == std::future_status::ready;
 }
@@ -30,39 +39,48 @@ Faults::Faults(Loop& loop, std::function<void(Command&)> execute,
     : loop_(loop), execute_(std::move(execute)), refuse_(std::move(refuse)) {}
 
 void Faults::fail(abi::ControlOp op, int error, unsigned nth) {
-  add(static_cast<uint32_t>(op), nth, [this, error](Command& command) { refuse_(command, error); });
+  add(is(op), nth, [this, error](Command& command) { refuse_(command, error); });
 }
 void Faults::fail(abi::IoOp op, int error, unsigned nth) {
-  add(static_cast<uint32_t>(op), nth, [this, error](Command& command) { refuse_(command, error); });
+  add(is(op), nth, [this, error](Command& command) { refuse_(command, error); });
 }
 void Faults::shorten_commit(unsigned elements) {
-  add(static_cast<uint32_t>(abi::IoOp::kCommitIoCmds), 1, [this, elements](Command& command) {
+  add(is(abi::IoOp::kCommitIoCmds), 1, [this, elements](Command& command) {
     if (command.elements.size() > elements) command.elements.resize(elements);
     execute_(command);
   });
 }
 
-Held Faults::hold(abi::ControlOp op, unsigned nth) { return hold(static_cast<uint32_t>(op), nth); }
-Held Faults::hold(abi::IoOp op, unsigned nth) { return hold(static_cast<uint32_t>(op), nth); }
+Held Faults::hold(abi::ControlOp op, unsigned nth) { return hold(is(op), nth); }
+Held Faults::hold(abi::IoOp op, unsigned nth) { return hold(is(op), nth); }
 
-Held Faults::hold(uint32_t op, unsigned nth) {
+Held Faults::hold_control(unsigned nth) {
+  return hold([](const Command& command) { return command.kind == CommandKind::kControl; }, nth);
+}
+
+void Faults::clear() {
+  loop_.call([this] { rules_.clear(); });
+}
+
+Held Faults::hold(std::function<bool(const Command&)> applies, unsigned nth) {
   const auto state = std::make_shared<Held::State>();
-  add(op, nth, [state](Command& command) {
+  add(std::move(applies), nth, [state](Command& command) {
     state->command = &command;
     state->arrival.set_value();
   });
   return {state, loop_, execute_};
 }
 
-void Faults::add(uint32_t op, unsigned nth, std::function<void(Command&)> act) {
-  loop_.call([&] { rules_.push_back({op, nth, std::move(act)}); });
+void Faults::add(std::function<bool(const Command&)> applies, unsigned nth,
+                 std::function<void(Command&)> act) {
+  loop_.call([&] { rules_.push_back({std::move(applies), nth, std::move(act)}); });
 }
 
 bool Faults::take(Command& command) {
   if (command.kind == CommandKind::kCancel) return false;
   auto due = rules_.end();
   for (auto rule = rules_.begin(); rule != rules_.end(); ++rule) {
-    if (rule->op != command.op) continue;
+    if (!rule->applies(command)) continue;
     if (rule->nth > 1)
       --rule->nth;
     else if (due == rules_.end())

@@ -62,11 +62,15 @@ class Faults {
   void shorten_commit(unsigned elements);
   Held hold(ublk::abi::ControlOp op, unsigned nth = 1);
   Held hold(ublk::abi::IoOp op, unsigned nth = 1);
+  // Whatever control command it is.
+  Held hold_control(unsigned nth);
+  // Forgets what has not happened yet.
+  void clear();
 
  private:
   friend class Driver;
   struct Rule {
-    uint32_t op;
+    std::function<bool(const Command&)> applies;
     unsigned nth;
     std::function<void(Command&)> act;
   };
@@ -74,8 +78,9 @@ class Faults {
   // `execute` and `refuse` run on the loop's thread.
   Faults(Loop& loop, std::function<void(Command&)> execute,
          std::function<void(Command&, int)> refuse);
-  void add(uint32_t op, unsigned nth, std::function<void(Command&)> act);
-  Held hold(uint32_t op, unsigned nth);
+  void add(std::function<bool(const Command&)> applies, unsigned nth,
+           std::function<void(Command&)> act);
+  Held hold(std::function<bool(const Command&)> applies, unsigned nth);
   bool take(Command& command);  // false: no rule is for it. On the loop's thread.
 
   Loop& loop_;

@@ -202,6 +202,11 @@ void Loop::answer_more(const Command& command, int result, uint32_t cqe_flags) {
   sqe.file_index = cqe_flags | IORING_CQE_F_MORE;
 }
 
+void Loop::bury_rings() {
+  const std::lock_guard lock(ports_mutex_);
+  for (const auto& port : ports_) port->bury();
+}
+
 std::optional<std::vector<io_uring_sqe*>> Loop::submission(int ring_fd, unsigned flags,
                                                            pid_t thread) {
   const bool registered = (flags & kEnterRegisteredRing) != 0;

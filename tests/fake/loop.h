@@ -51,6 +51,9 @@ class Loop {
   // Ends a command whose ring has gone. On the loop's thread.
   void forget(Command& command) { command.port->give_back(command); }
 
+  // All rings that there are now are those of a dead server. On the loop's thread.
+  void bury_rings();
+
   // Runs `task` on the loop's thread, in the order of the calls. Any thread.
   void post(std::function<void()> task);
   // The same, and waits for its result; on the loop's thread at once.

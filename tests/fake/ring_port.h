@@ -30,6 +30,9 @@ class RingPort {
   RingPort& operator=(const RingPort&) = delete;
 
   bool is_port_of(int fd, ino_t inode) const { return fd == fd_ && inode == inode_; }
+  // Its server has died: nobody listens to what comes from here. On the driver's thread.
+  void bury() { dead_ = true; }
+  bool dead() const { return dead_; }
   // Each thread has its own registered rings. False once the ring has gone.
   bool is_registered_as(int index, pid_t thread) const {
     return index == enter_fd_ && thread == thread_ && answer_fd() >= 0;
@@ -85,6 +88,7 @@ class RingPort {
   Command* unused_ = nullptr;                  // the ring's thread's
   std::atomic<Command*> given_back_{nullptr};  // pushed by the driver's thread
 
+  bool dead_ = false;
   uint16_t buffers_head_ = 0;
   std::set<uint64_t> buffer_slots_;
 

@@ -29,7 +29,12 @@ void RingThread::attach(std::shared_ptr<ublk::DeviceNode> node, uint16_t queue,
 void RingThread::serve(unsigned cq_entries, std::promise<void>& ready) {
   try {
     const unsigned file_slots = ublk::Ring::init(&uring_, cq_entries);
-    ring_ = std::make_unique<ublk::Ring>(&uring_, file_slots);
+    try {
+      ring_ = std::make_unique<ublk::Ring>(&uring_, file_slots);
+    } catch (...) {
+      io_uring_queue_exit(&uring_);
+      throw;
+    }
   } catch (...) {
     ready.set_exception(std::current_exception());
     return;

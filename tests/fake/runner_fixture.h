@@ -70,9 +70,13 @@ class RunnerTest : public FakeTest {
     device.handler = handler;
     device.queue_depth = 32;
     device.max_io_size = 64 << 10;
-    device.settings["handler"] = {handler, {.file = "test", .line = 1}};
+    const ublk_runner::Location here = {.file = "test", .line = 1};
+    // What is saved for the next runner.
+    device.settings = {{"handler", {handler, here}},
+                       {"queue_depth", {"32", here}},
+                       {"max_io_size", {"64K", here}}};
     for (const auto& [key, value] : options) {
-      device.options[key] = {value, {.file = "test", .line = 1}};
+      device.options[key] = {value, here};
       device.settings[key] = device.options[key];
     }
     config_.devices.push_back(std::move(device));
@@ -92,13 +96,17 @@ class RunnerTest : public FakeTest {
     config_.buffer_memory = 1 << 20;
   }
 
-  StartSummary start() {
+  void make_runner() {
     ublk_runner::RunnerOptions options;
     options.handler_dir = UBLK_TEST_HANDLERS;
     options.link_dir = dir_ + "/ublk";
     options.driver = &driver();
     options.state_dir = state_dir_;
     runner_ = std::make_unique<Runner>(options);
+  }
+
+  StartSummary start() {
+    make_runner();
     StartSummary summary;
     bool done = false;
     runner_->start(config_, [&](StartSummary s) {

@@ -148,11 +148,13 @@ class UBLK_EXPORT Ring {
 
   // A device's descriptor in the ring's file table; queues of one device share it.
   struct FileSlot {
-    const DeviceNode* node;  // nullptr: free
+    const DeviceNode* node;  // nullptr: free, unless it is stale
     unsigned queues;
+    bool stale;  // the kernel still has a descriptor there
   };
   int take_file_slot(const DeviceNode& node);  // -1: none is free
   void give_back_file_slot(int slot);
+  void clear_file_slots();
 
   // Slots of the ring's buffer table that a queue's tags have.
   struct BufferSlots {
@@ -189,7 +191,8 @@ class UBLK_EXPORT Ring {
   std::unique_ptr<internal::RingBatch> batch_;  // since the first queue with kFlagBatchIo
   size_t nr_ending_ = 0;                        // queues that are ending_
   bool fetches_again_ = false;                  // some Queue::wants_fetch()
-  unsigned buffer_table_size_ = 0;              // 0 with tried_buffer_table_: there is none
+  bool stale_file_slots_ = false;
+  unsigned buffer_table_size_ = 0;  // 0 with tried_buffer_table_: there is none
   bool tried_buffer_table_ = false;
   std::vector<BufferSlots> buffer_slots_;  // ascending
   internal::Slot* deferred_ = nullptr;     // slots for whose command the ring had no SQE
