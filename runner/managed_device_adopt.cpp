@@ -117,7 +117,7 @@ Task<> ManagedDevice::recover(abi::DevInfo info) {
     trouble_ = e.what();
   }
   if (!trouble_.empty()) co_await close_instance();
-  if (node_ == nullptr) node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
+  node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
   co_await open_queues();
   co_await services_.commands.run(ublk::Command::end_recovery(info_.dev_id, getpid()),
                                   kEndRecoveryLimit);
@@ -153,13 +153,15 @@ Task<> ManagedDevice::start_recovery() {
 // Linux 6.12 takes no second START_USER_RECOVERY when a runner has died between the first one and
 // its fetches: there is nothing to be reset, and the device waits to be served. What a success
 // would have told, that the dead process has let go of it, is told by its being opened, since it
-// has one opener at a time. Returns 0 or the error of start_recovery().
+// has one opener at a time. But not for long: that kernel lets one process map the descriptors
+// until the next START_USER_RECOVERY that it takes, and if this one died, too, there would be none.
+// Returns 0 or the error of start_recovery().
 Task<int> ManagedDevice::go_on_with_recovery() {
   const ublk::Command now = co_await services_.commands.run(ublk::Command::get_info(info_.dev_id));
   if (static_cast<abi::DeviceState>(now.info().state) != abi::DeviceState::kQuiesced)
     co_return EINVAL;
   try {
-    node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
+    services_.commands.driver().open_device(info_.dev_id);
   } catch (const ublk::Error& e) {
     co_return e.error() == EBUSY ? EBUSY : EINVAL;
   }

@@ -41,6 +41,7 @@ def fio(jobs, load, prefix=()):
     with tempfile.TemporaryDirectory(prefix="fio-") as folder:
         output = subprocess.run(command, cwd=folder, check=True, timeout=load.seconds + 60, capture_output=True,
                                 text=True).stdout
-        begin, end = (machine_time_ns((Path(folder) / f"job0.{when}.txt").read_text()) for when in ("prerun", "postrun"))
+        begin, end = (machine_time_ns((Path(folder) / f"job0.{when}.txt").read_text())
+                      for when in ("prerun", "postrun"))
     result = json.loads(output[output.index("{"):])["jobs"][0]  # before it, that it runs the commands
     return result | {"machine_ns": end - begin}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What the nbd handler is told from outside: an NBD server's replies, in pieces, and URIs. The first
-// byte chooses. Whatever a server sends, a command is answered once at most, and only the buffers of
-// those that are not are written to.
+// What the nbd handler is told from outside: an NBD server's replies, in pieces, and URIs. The
+// first byte chooses. Whatever a server sends, a command is answered once at most, and only the
+// buffers of those that are not are written to.
 #include <replies.h>
 #include <uri.h>
 
