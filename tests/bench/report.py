@@ -22,6 +22,10 @@ threads, for each I/O; what a kernel driver does for others is not counted. "Spr
 distance between the extremes of the rounds. A difference below it is no result. The share of user
 space is by the kernel's ticks."""
 
+COUNTED = """\
+Written by `tests/bench/run --profile --report`: no times, but the instructions that the server's CPU
+executes for each I/O, counted by a plugin of QEMU's."""
+
 
 def machine_text(results):
     machine = results["machine"]
@@ -30,6 +34,8 @@ def machine_text(results):
         lines.append(f"- emulated on {machine['host_cpu']}: only ratios within a case mean something")
     if "others" in machine:
         lines.append(f"- others had {machine['others']:.1f} of the machine's CPUs meanwhile")
+    if results.get("profile"):
+        return "\n".join(lines)
     if results["quick"]:
         lines.append("- a quick look: the figures mean nothing")
     else:
@@ -44,15 +50,17 @@ def main():
     parser.add_argument("results", type=Path, nargs="+")
     arguments = parser.parse_args()
 
-    cases, machines = {}, []
+    cases, machines, introduction = {}, [], INTRODUCTION
     for path in arguments.results:
         results = json.loads(path.read_text())
+        if results.get("profile"):
+            introduction = COUNTED
         if "machine" in results and (text := machine_text(results)) not in machines:
             machines.append(text)
         cases.update(results["cases"])
 
     folder = arguments.results[0].parent
-    head = "\n\n".join(["# Results of tests/bench", INTRODUCTION, *machines])
+    head = "\n\n".join(["# Results of tests/bench", introduction, *machines])
     plain, illustrated = [head], [head]
     for name, case in cases.items():
         section = "\n\n".join(filter(None, (f"## {name}", case["title"], case["text"])))
