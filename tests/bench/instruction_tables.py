@@ -18,8 +18,9 @@ USER, COPY = "user space", "copies of data"
 # it in some 64 cycles.
 COPIES = ("rep_movs_alternative", "rep_stos_alternative", "copy_user_generic", "memcpy", "memset", "clear_page_rep")
 EXPLANATION = (
-    "Instructions for each I/O on the server's CPU, all processes and interrupts there, counted exactly. "
-    "A step of a string instruction counts as one.")
+    "Instructions for each I/O on the server's CPU, all processes and interrupts there, counted, not "
+    "sampled: of one run, whose turns and batches differ a little from the next one's. A step of a "
+    "string instruction counts as one.")
 
 
 class Kernel:
