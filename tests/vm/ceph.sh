@@ -178,5 +178,5 @@ has_served() {
 
 # More requests than were in flight are completed.
 goes_on() {
-    wait_for 60 has_served $(($(served) + 50))
+    wait_for 150 has_served $(($(served) + 50))
 }
