@@ -263,7 +263,7 @@ void Connection::end(bool at_once) {
   if (end_seen_) try_end();
 }
 
-void Connection::shut_down() {
+void Connection::shut_down() const {
   if (fd_ >= 0) ::shutdown(fd_, SHUT_RDWR);
 }
 

@@ -85,7 +85,7 @@ class Connection final : private ChannelUser {
 
   void leave();
   void end(bool at_once);
-  void shut_down();
+  void shut_down() const;
   void watch_end();
   void end_event(int result);
   void try_end();
