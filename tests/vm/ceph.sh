@@ -101,6 +101,30 @@ wait_for_osd() {
     wait_for 60 grep -qs 'booting -> active' "$ceph_dir/osd.$1.${osd_pids[$1]}.log"
 }
 
+# Until each OSD has what the other has written while it was away: before that only the other can
+# serve it, and I/O would wait rightly. Asked of the OSDs, since without a manager nobody else knows.
+wait_until_clean() {
+    check timeout 150 /usr/bin/python3 - 2>>"$RESULT_DIR/groups.log" <<'END'
+import errno, json, rados, sys, time
+
+def states(cluster):
+    _, osds, _ = cluster.mon_command(json.dumps({"prefix": "osd dump", "format": "json"}), b"")
+    for pool in json.loads(osds)["pools"]:
+        for number in range(pool["pg_num"]):
+            group = f"{pool['pool']:x}.{number:x}"
+            query = {"prefix": "pg", "pgid": group, "cmd": "query", "format": "json"}
+            error, answer, text = cluster.pg_command(group, json.dumps(query), b"", 20)
+            if error not in (0, -errno.EAGAIN, -errno.ENOENT):  # these: it is only just coming
+                raise OSError(-error, text)
+            yield json.loads(answer)["state"] if error == 0 else "unknown"
+
+with rados.Rados(conffile="", rados_id="admin") as cluster:
+    while set(now := list(states(cluster))) != {"active+clean"}:
+        print(*now, file=sys.stderr)
+        time.sleep(0.5)
+END
+}
+
 kill_osd() {
     stop_background "${osd_pids[$1]}" KILL 2>/dev/null || true
 }
@@ -110,6 +134,7 @@ show_ceph() {
     echo '--- Ceph; the daemons'\'' logs are in the results ---'
     cp "$ceph_dir"/*.log "$RESULT_DIR"
     tail -n 20 "$ceph_dir/out"
+    tail -n 5 "$RESULT_DIR/groups.log" 2>/dev/null
     timeout -k 1 30 ceph --connect-timeout 20 <<<$'status\nosd dump'
     echo '---'
 }
@@ -178,5 +203,5 @@ has_served() {
 
 # More requests than were in flight are completed.
 goes_on() {
-    wait_for 150 has_served $(($(served) + 50))
+    wait_for 60 has_served $(($(served) + 50))
 }
