@@ -27,11 +27,15 @@ def devices_16(effort):
     servers = [null_devices(name, 16, keys, memory, since=(7, 0) if keys.get("batch_io") == "on" else (6, 0))
                for name, keys in ours.items()]
     servers += [one_kublk(theirs, count=16), one_kublk(theirs_batch, "-b", count=16)]
+    # What both gain or lose if each CPU has a queue of its own: our threads stay as many.
+    queue_a_cpu = "16 null devices, a queue a CPU"
+    servers += [null_devices(queue_a_cpu, 16, {"queues": 0}, memory),
+                one_kublk("16 kublk, a queue a CPU", "-q", str(os.cpu_count()), count=16)]
     if effort.quick:
-        servers = [servers[0], servers[-1]]
+        servers = [servers[0], servers[4]]
     loads = effort.some([effort.load("randread", "4k", depth) for depth in (4, 1)])
     claims = [Ratio(what=what, load=load.name, server=name, rival=rival, at_most=0.5)
-              for load in loads for name in ours for what in ("cpu_ns", "p99_us")
+              for load in loads for name in [*ours, queue_a_cpu] for what in ("cpu_ns", "p99_us")
               for rival in ([theirs_batch] if "batch" in name else [theirs])]
     return comparison(effort, servers, loads, claims)
 
