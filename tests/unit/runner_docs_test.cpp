@@ -162,6 +162,19 @@ TEST_P(KeyDocs, PageHasEachKeyWithDefaultAndRange) {
   EXPECT_EQ(names, table);
 }
 
+TEST(CtlCompletion, OffersTheKeysOfDevices) {
+  const std::string completion = text_of(UBLK_SOURCE_DIR "/conf/bash-completion/ublkctl");
+  const size_t begin = completion.find("printf '%s=");
+  std::istringstream in(completion.substr(begin, completion.find("\n}", begin) - begin));
+  std::set<std::string> offered;
+  for (std::string word; in >> word;)
+    if (word != "\\" && word.find_first_of("%'") == std::string::npos && word != "printf")
+      offered.insert(word);
+  std::set<std::string> keys;
+  for (const ublk_option& key : device_keys()) keys.insert(key.name);
+  EXPECT_EQ(offered, keys);
+}
+
 // --------------------------------------------------------------------- the sample --
 
 // The sample with its keys no longer commented out.
