@@ -170,27 +170,29 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<T> wait_for_handler(Completion<T> answer, Milliseconds limit, const char* step);
   bool is_up() const { return state_ == State::kLive || state_ == State::kHeld; }
 
-  // managed_device.cpp: up, and while it lives.
-  ublk::abi::Params checked_params(const ublk_geometry& geometry, const DeviceConfig& config) const;
-  void refuse_second() const;
-  Task<> add();
-  Task<> add_with_free_id(ublk::abi::DevInfo wanted);
-  void choose_queues(DeviceConfig& config) const;
-  void choose_buffers(ublk::abi::DevInfo& wanted);
-  uint64_t recovery_flags() const;
-  Task<> open_queues();
-  void open_queue(uint16_t index);
-  std::shared_ptr<DeviceQueue> make_queue(uint16_t index, Served& served);
-  Task<> start_disk();
+  // managed_device.cpp: while it lives.
   void link();
   void save_state(std::chrono::nanoseconds held_since = {});
   void update_state(std::chrono::nanoseconds held_since = {});
   void queue_failed(uint16_t index, uint16_t tag, int error);
   void lose();
+  ublk::abi::Params checked_params(const ublk_geometry& geometry, const DeviceConfig& config) const;
   void size_changed();
   Task<> resize();
   Task<> update_size(uint64_t sectors);
   void set_sectors(uint64_t sectors);
+
+  // managed_device_start.cpp: up.
+  void refuse_second() const;
+  void choose_queues(DeviceConfig& config) const;
+  Task<> add();
+  Task<> add_with_free_id(ublk::abi::DevInfo wanted);
+  void choose_buffers(ublk::abi::DevInfo& wanted);
+  uint64_t recovery_flags() const;
+  std::shared_ptr<DeviceQueue> make_queue(uint16_t index, Served& served);
+  void open_queue(uint16_t index);
+  Task<> open_queues();
+  Task<> start_disk();
 
   // managed_device_handler.cpp: the handler comes and goes.
   Task<OpenHandler> open_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library,
