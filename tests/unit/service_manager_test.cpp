@@ -7,6 +7,7 @@
 #include <ublk/unique_fd.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -76,6 +77,20 @@ TEST_F(ServiceManagerTest, TheWatchdogOfAnotherProcessIsNotOurs) {
   setenv("WATCHDOG_PID", std::to_string(getpid() + 1).c_str(), 1);
   const ServiceManager manager(context_);
   EXPECT_EQ(message(), "");
+}
+
+TEST_F(ServiceManagerTest, ItsSocketMayBeAbstract) {
+  const std::string name = path_ + "-abstract";
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  name.copy(address.sun_path + 1, sizeof(address.sun_path) - 1);
+  const ublk::UniqueFd abstract(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  ASSERT_EQ(bind(abstract.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
+  setenv("NOTIFY_SOCKET", ('@' + name).c_str(), 1);
+  ServiceManager(context_).stopping();
+  char text[64];
+  EXPECT_EQ(recv(abstract.get(), text, sizeof(text), MSG_DONTWAIT), 26);
 }
 
 TEST_F(ServiceManagerTest, NobodyNeedListen) {
