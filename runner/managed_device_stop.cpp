@@ -92,6 +92,8 @@ Task<bool> ManagedDevice::stop_disk() {
   if (!added_) co_return true;
   const bool answering = co_await threads_answer();
   if (!answering) co_return false;
+  // Without a handler nothing can be written back, and waiting brings none.
+  if (instance_ == nullptr) refuse();
   const Completion<> stopped;
   tasks_.start(run_stop(stopped));
   const Writeback end = co_await write_back(stopped);

@@ -285,6 +285,20 @@ TEST_F(AdoptTest, WithoutItsHandlerADeviceIsHeldUntilThereIsOne) {
   EXPECT_EQ(runner_->find("disk")->trouble(), "");
 }
 
+// What waits for a handler that does not come fails, at once.
+TEST_F(AdoptTest, AHeldDeviceIsStoppedAtOnce) {
+  add_file("disk");
+  leave_device();
+  std::filesystem::remove(dir_ + "/disk");
+  save("disk", kCookie);
+  ASSERT_EQ(start().started, 1u);
+  ASSERT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kHeld);
+  const auto began = std::chrono::steady_clock::now();
+  EXPECT_EQ(error_of_task(runner_->find("disk")->stop()), "");
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(2));
+  EXPECT_EQ(in_flight_.get(), -EIO);
+}
+
 TEST_F(AdoptTest, PastItsTimeoutAHeldDeviceFailsItsRequestsAndThenServesThem) {
   add_file("disk").recovery_timeout = std::chrono::seconds(1);
   leave_device();
