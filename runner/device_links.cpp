@@ -48,6 +48,14 @@ std::optional<std::string> read_link(int dir, const std::string& name, const std
   fail(errno == EINVAL ? EEXIST : errno, path + " is no symbolic link");
 }
 
+// Removes all links to it.
+void remove_links(const std::string& dir, const std::string& target) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(dir))
+    if (std::filesystem::read_symlink(entry.path(), error) == target)
+      std::filesystem::remove(entry.path());
+}
+
 }  // namespace
 
 DeviceLinks::DeviceLinks(std::string dir) : dir_(std::move(dir)) {}
@@ -63,36 +71,31 @@ std::string DeviceLinks::target(const std::string& node) const {
 void DeviceLinks::add(const std::string& name, const std::string& node) {
   const std::string path = dir_ + '/' + name;
   const ublk::UniqueFd dir = make_dir(dir_);
-  read_link(dir.get(), name, path);
+  const std::string to = target(node);
+  if (read_link(dir.get(), name, path) == to) return;
+  remove_links(dir_, to);
 
   // '#' is in no device name, so this is the name of no device. What is there is left of a runner
   // that was killed between these lines.
   const std::string temporary = ".#" + name;
   if (unlinkat(dir.get(), temporary.c_str(), 0) != 0 && errno != ENOENT)
     fail(errno, "removing " + dir_ + '/' + temporary);
-  const std::string to = target(node);
   if (symlinkat(to.c_str(), dir.get(), temporary.c_str()) != 0) fail(errno, "linking " + path);
   if (renameat(dir.get(), temporary.c_str(), dir.get(), name.c_str()) != 0) {
     const int error = errno;
     unlinkat(dir.get(), temporary.c_str(), 0);
     fail(error, "linking " + path);
   }
-  targets_[name] = to;
 }
 
-void DeviceLinks::remove(const std::string& name) {
-  const auto target = targets_.find(name);
-  if (target == targets_.end()) return;
-  const std::string to = target->second;
-  targets_.erase(target);
-
+void DeviceLinks::remove(const std::string& name, const std::string& node) {
   const std::string path = dir_ + '/' + name;
   const ublk::UniqueFd dir = open_dir(dir_);
   if (!dir) {
     if (errno == ENOENT) return;
     fail(errno, "opening " + dir_);
   }
-  if (read_link(dir.get(), name, path) != to) return;
+  if (read_link(dir.get(), name, path) != target(node)) return;
   if (unlinkat(dir.get(), name.c_str(), 0) != 0 && errno != ENOENT) fail(errno, "removing " + path);
 }
 

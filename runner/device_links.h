@@ -4,32 +4,31 @@
 #ifndef UBLK_RUNNER_DEVICE_LINKS_H
 #define UBLK_RUNNER_DEVICE_LINKS_H
 
-#include <map>
 #include <string>
 
 namespace ublk_runner {
 
-// The links of this runner. They are left alone when the object goes. One thread at a time.
+// All of the directory; no link goes with the object. One thread at a time.
 class DeviceLinks {
  public:
   // Touches nothing yet.
   explicit DeviceLinks(std::string dir = "/dev/ublk");
 
   // Makes `name` (a device name, see config.h) a link to `node`, "/dev/ublkb3". An existing link is
-  // replaced in one step: who opens the name meanwhile gets the old node or the new one. The
-  // directory is made if there is none, with mode 0755. Throws std::system_error: EEXIST if `name`
-  // is there and no symbolic link, ENOTDIR if the directory is none.
+  // replaced in one step: who opens the name meanwhile gets the old node or the new one. Other
+  // names of the node are removed: the kernel has given its number to this device, so they are left
+  // of one that is gone, and who used them would get this one's data. The directory is made if
+  // there is none, with mode 0755. Throws std::system_error: EEXIST if `name` is there and no
+  // symbolic link, ENOTDIR if the directory is none.
   void add(const std::string& name, const std::string& node);
 
-  // Removes the link that add() made, if it is there and still points to the same node. Throws
-  // std::system_error.
-  void remove(const std::string& name);
+  // Removes the link if it is there and still points to the node. Throws std::system_error.
+  void remove(const std::string& name, const std::string& node);
 
  private:
   std::string target(const std::string& node) const;
 
   const std::string dir_;
-  std::map<std::string, std::string> targets_;  // by name
 };
 
 }  // namespace ublk_runner

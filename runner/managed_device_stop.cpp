@@ -235,7 +235,7 @@ Task<> ManagedDevice::fail_rest() {
 void ManagedDevice::remove_link() {
   if (!std::exchange(linked_, false)) return;
   try {
-    services_.links.remove(name());
+    services_.links.remove(name(), node());
   } catch (const std::system_error& e) {
     log(LogLevel::kWarning, name(), "%s", e.what());
   }

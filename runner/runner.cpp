@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <exception>
 #include <stdexcept>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "log.h"
@@ -151,7 +153,7 @@ Task<> Runner::adopt_device(SavedDevice saved) {
   }
   if (error == ENODEV || info.ublksrv_flags != saved.cookie) {
     log(LogLevel::kInfo, saved.name, "is gone since it was saved");
-    state_->remove(saved.name);
+    forget(saved);
     co_return;
   }
   if (!can_be_adopted(info)) {
@@ -188,11 +190,21 @@ Task<> Runner::remove_dead(SavedDevice saved) {
     } catch (const ublk::Error& e) {
       if (e.error() != ETIMEDOUT) throw;
     }
-    state_->remove(saved.name);
+    forget(saved);
     log(LogLevel::kInfo, saved.name, "has ended with its runner");
   } catch (const std::exception& e) {
     log(LogLevel::kWarning, saved.name, "has ended with its runner, and is left: %s", e.what());
   }
+}
+
+// Its name, too, before another device gets the number that the name stands for.
+void Runner::forget(const SavedDevice& saved) {
+  try {
+    links_.remove(saved.name, abi::kBlockDevicePrefix + std::to_string(saved.id));
+  } catch (const std::system_error& e) {
+    log(LogLevel::kWarning, saved.name, "%s", e.what());
+  }
+  state_->remove(saved.name);
 }
 
 Task<> Runner::start_device(std::shared_ptr<ManagedDevice> device) {

@@ -126,6 +126,7 @@ class Runner {
   Task<> adopt_all(StartSummary& summary);
   Task<> adopt_device(SavedDevice saved);
   Task<> remove_dead(SavedDevice saved);
+  void forget(const SavedDevice& saved);
   Task<> start_device(std::shared_ptr<ManagedDevice> device);
   void take_live_settings(const Config& config);
   Task<std::string> apply_change(Change change);

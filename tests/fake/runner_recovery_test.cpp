@@ -345,6 +345,20 @@ TEST_F(AdoptTest, AStrangersDeviceIsNotTouched) {
   EXPECT_EQ(in_flight_.get(), -EIO);
 }
 
+// Else the name would be that of the next device which gets the number.
+TEST_F(AdoptTest, TheNameOfADeviceThatIsGoneGoes) {
+  add_file("disk");
+  leave_device();
+  save("disk", kCookie);
+  delete_device();
+  EXPECT_EQ(in_flight_.get(), -EIO);
+  std::filesystem::create_directory(dir_ + "/ublk");
+  std::filesystem::create_symlink("/dev/ublkb" + std::to_string(id_), dir_ + "/ublk/disk");
+  config_.devices.clear();
+  EXPECT_EQ(start().started, 0u);
+  EXPECT_FALSE(std::filesystem::is_symlink(dir_ + "/ublk/disk"));
+}
+
 TEST_F(AdoptTest, ANewerReleasesStateIsLeftAlone) {
   add_file("disk");
   leave_device();

@@ -111,7 +111,7 @@ TEST_F(DeviceLinksTest, RefusesToReplaceWhatIsNoLink) {
   EXPECT_EQ(error_of([&] { links_.add("dir", node("ublkb3")); }), EEXIST);
   EXPECT_EQ(test::file_size(dev_ / "ublk/file"), 8u);
   EXPECT_EQ(entries(), 2u);
-  links_.remove("file");
+  EXPECT_EQ(error_of([&] { links_.remove("file", node("ublkb3")); }), EEXIST);
   EXPECT_TRUE(fs::exists(dev_ / "ublk/file"));
 }
 
@@ -137,31 +137,37 @@ TEST_F(DeviceLinksTest, LeftoverOfAKilledRunnerIsNoObstacle) {
 
 TEST_F(DeviceLinksTest, RemovesItsLink) {
   links_.add("disk0", node("ublkb3"));
-  links_.remove("disk0");
+  links_.remove("disk0", node("ublkb3"));
   EXPECT_EQ(entries(), 0u);
 }
 
 TEST_F(DeviceLinksTest, LeavesALinkThatPointsToAnotherDevice) {
   links_.add("disk0", node("ublkb3"));
   DeviceLinks(dev_ / "ublk").add("disk0", node("ublkb4"));
-  links_.remove("disk0");
+  links_.remove("disk0", node("ublkb3"));
   EXPECT_EQ(link("disk0"), "../ublkb4");
 }
 
-TEST_F(DeviceLinksTest, LeavesALinkThatItHasNotMade) {
-  DeviceLinks(dev_ / "ublk").add("disk0", node("ublkb3"));
-  links_.remove("disk0");
+// Whoever writes to the name of a device that is gone must not reach the next of its number.
+TEST_F(DeviceLinksTest, ANodeHasOneName) {
+  links_.add("gone", node("ublkb3"));
+  links_.add("other", node("ublkb4"));
+  std::ofstream(dev_ / "ublk/file") << "../ublkb3";
+  links_.add("disk0", node("ublkb3"));
   EXPECT_EQ(link("disk0"), "../ublkb3");
+  EXPECT_FALSE(fs::is_symlink(dev_ / "ublk/gone"));
+  EXPECT_EQ(link("other"), "../ublkb4");
+  EXPECT_EQ(entries(), 3u);
 }
 
 TEST_F(DeviceLinksTest, RemovalOfWhatIsGoneIsNoError) {
-  links_.remove("never-there");
+  links_.remove("never-there", node("ublkb3"));
   links_.add("disk0", node("ublkb3"));
   fs::remove(dev_ / "ublk/disk0");
-  links_.remove("disk0");
+  links_.remove("disk0", node("ublkb3"));
   links_.add("disk0", node("ublkb3"));
   fs::remove_all(dev_ / "ublk");
-  links_.remove("disk0");
+  links_.remove("disk0", node("ublkb3"));
 }
 
 }  // namespace
