@@ -17,6 +17,7 @@
 #include <ostream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "random_io.h"
@@ -192,8 +193,9 @@ class AdoptTest : public RunnerRecoveryTest {
     RawServer server(driver(), info);
     server.fetch_all();
     control.start(id_, getpid());
-    in_flight_ = std::async(std::launch::async, [disk = driver().disk(id_), this] {
-      return disk->read(0, 1, data_.data());
+    in_flight_ = std::async(std::launch::async, [disk = driver().disk(id_), this]() mutable {
+      const auto open = std::move(disk);  // not kept by the future
+      return open->read(0, 1, data_.data());
     });
     while (server.wait().result != 0) continue;
   }

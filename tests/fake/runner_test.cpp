@@ -218,7 +218,7 @@ TEST_F(RunnerTest, RequestsThatHangDontKeepBackOthers) {
   add("disk", "moves", {{"size", "8M"}, {"io", "workers"}, {"gate", gate}}).workers = 4;
   close(creat(gate.c_str(), 0600));  // the kernel looks at the last blocks, too
   ASSERT_TRUE(start().failed.empty());
-  const std::shared_ptr<Disk> disk = driver().disk(0);
+  std::shared_ptr<Disk> disk = driver().disk(0);
   std::vector<std::byte> data(512);
   std::atomic<unsigned> done{0};
   std::atomic<unsigned> hanging{0};
@@ -250,6 +250,7 @@ TEST_F(RunnerTest, RequestsThatHangDontKeepBackOthers) {
     close(creat(gate.c_str(), 0600));
     while (hanging != round + 1) std::this_thread::yield();
   }
+  disk.reset();
   stop();
 }
 
