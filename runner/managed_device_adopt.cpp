@@ -40,6 +40,14 @@ nanoseconds boot_time() {
   return seconds(now.tv_sec) + nanoseconds(now.tv_nsec);
 }
 
+// For the log. The clock is behind where the machine was restored from an image.
+std::string pause_since(nanoseconds held_since) {
+  if (held_since.count() <= 0) return "its runner was killed";
+  const nanoseconds pause = std::max(boot_time() - held_since, nanoseconds(0));
+  return "its I/O was held for " +
+         std::to_string(std::chrono::duration_cast<Milliseconds>(pause).count()) + " ms";
+}
+
 }  // namespace
 
 // -------------------------------------------------------------------- adopt --
@@ -67,15 +75,8 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
     log(LogLevel::kError, name(), "%s; it is %s", e.what(), node().c_str());
   }
   lost_ = std::move(lost);
-  const std::string pause = saved.held_since.count() == 0
-                                ? "its runner was killed"
-                                : "its I/O was held for " +
-                                      std::to_string(std::chrono::duration_cast<Milliseconds>(
-                                                         boot_time() - saved.held_since)
-                                                         .count()) +
-                                      " ms";
   log(LogLevel::kInfo, name(), "%s: adopted %lld ms after the start, %s", node().c_str(),
-      static_cast<long long>(process_age().count()), pause.c_str());
+      static_cast<long long>(process_age().count()), pause_since(saved.held_since).c_str());
   update_state();
   if (instance_ == nullptr) {
     enter(State::kHeld);
