@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "deadline.h"
-#include "device_users.h"
 #include "log.h"
 #include "managed_device.h"
 #include "process_age.h"
@@ -211,7 +210,8 @@ Task<std::string> ManagedDevice::find_user() {
   const bool kernel_decides = (info_.flags & abi::kFlagSafeStopDev) != 0;
   const Deadline deadline(kTransientLimit);
   for (;;) {
-    const auto looking = services_.jobs->run([node = node()] { return device_users(node); });
+    const auto looking =
+        services_.jobs->run([users = services_.users, node = node()] { return users(node); });
     const std::vector<DeviceUser> users = co_await looking;
     const auto lasting = std::find_if(users.begin(), users.end(),
                                       [](const DeviceUser& user) { return !user.transient; });
