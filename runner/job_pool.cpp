@@ -1,45 +1,88 @@
 // SPDX-License-Identifier: MIT
 #include "job_pool.h"
 
-#include <atomic>
+#include <pthread.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "block_signals.h"
 
 namespace ublk_runner {
 
-namespace {
-
-// A job on its way to a thread of GLib's. GLib hands it over under a lock; the flag says the same
-// to ThreadSanitizer, which can't see into GLib.
-struct HandedOver {
-  explicit HandedOver(std::function<void()> job) : run(std::move(job)) {
-    ready.store(true, std::memory_order_release);
+// They own themselves: what hangs may outlive the pool. Not GLib's threads, whose locks and memory
+// are invisible to ThreadSanitizer.
+class JobPool::Threads : public std::enable_shared_from_this<Threads> {
+ public:
+  void push(std::function<void()> job) {
+    const std::lock_guard lock(mutex_);
+    jobs_.push_back(std::move(job));
+    if (jobs_.size() <= idle_)
+      changed_.notify_one();
+    else if (threads_ < kMaxThreads)
+      add_thread();
   }
-  std::function<void()> run;
-  std::atomic<bool> ready{false};
+
+  // Those that wait end, and the others after what is queued.
+  void end() {
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  static constexpr std::chrono::seconds kIdleLimit{15};
+
+  // If none can be made the job stays queued for one that is there.
+  void add_thread() {
+    const BlockSignals block;
+    try {
+      std::thread([self = shared_from_this()] { self->work(); }).detach();
+      ++threads_;
+    } catch (const std::system_error&) {
+    }
+  }
+
+  void work() {
+    pthread_setname_np(pthread_self(), "ublk-jobs");
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      ++idle_;
+      changed_.wait_for(lock, kIdleLimit, [this] { return ending_ || !jobs_.empty(); });
+      --idle_;
+      if (jobs_.empty()) break;
+      std::function<void()> job = std::move(jobs_.front());
+      jobs_.pop_front();
+      lock.unlock();
+      job();
+      job = nullptr;  // what it holds may be the last of something, and takes as long as the job
+      lock.lock();
+    }
+    --threads_;
+  }
+
+  std::mutex mutex_;  // a leaf
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> jobs_;
+  unsigned threads_ = 0;
+  unsigned idle_ = 0;  // of them, and waiting
+  bool ending_ = false;
 };
 
-}  // namespace
+JobPool::JobPool(const MainContext& context)
+    : context_(context), threads_(std::make_shared<Threads>()) {}
 
-// GLib starts the pool's threads from a helper thread, which it makes here: they inherit its mask.
-JobPool::JobPool(const MainContext& context) : context_(context) {
-  const BlockSignals block;
-  pool_ = g_thread_pool_new(
-      [](gpointer data, gpointer) {
-        const std::unique_ptr<HandedOver> job(static_cast<HandedOver*>(data));
-        if (job->ready.load(std::memory_order_acquire)) job->run();
-      },
-      nullptr, kMaxThreads, FALSE, nullptr);
-}
+JobPool::~JobPool() { threads_->end(); }
 
-JobPool::~JobPool() { g_thread_pool_free(pool_, FALSE, FALSE); }
-
-// If no thread can be made the job stays queued for one that is there.
-void JobPool::push(std::function<void()> job) {
-  g_thread_pool_push(pool_, new HandedOver(std::move(job)), nullptr);
-}
+void JobPool::push(std::function<void()> job) { threads_->push(std::move(job)); }
 
 }  // namespace ublk_runner

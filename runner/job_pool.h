@@ -4,8 +4,6 @@
 #ifndef UBLK_RUNNER_JOB_POOL_H
 #define UBLK_RUNNER_JOB_POOL_H
 
-#include <glib.h>
-
 #include <functional>
 #include <memory>
 #include <utility>
@@ -23,7 +21,7 @@ namespace ublk_runner {
 // Made and destroyed by the control thread. Jobs that still run at the end are left to themselves.
 class JobPool {
  public:
-  static constexpr int kMaxThreads = 1024;
+  static constexpr unsigned kMaxThreads = 1024;
 
   explicit JobPool(const MainContext& context);
   ~JobPool();
@@ -41,8 +39,10 @@ class JobPool {
   void push(std::function<void()> job);  // any thread
 
  private:
+  class Threads;
+
   const MainContext context_;
-  GThreadPool* pool_;
+  const std::shared_ptr<Threads> threads_;
 };
 
 }  // namespace ublk_runner

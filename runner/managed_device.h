@@ -26,6 +26,7 @@
 #include "device_links.h"
 #include "device_queue.h"
 #include "device_statistics.h"
+#include "device_users.h"
 #include "handler_instance.h"
 #include "job_pool.h"
 #include "queue_statistics.h"
@@ -49,6 +50,7 @@ struct DeviceServices {
   DeviceIds& ids;
   DeviceLinks& links;
   std::string handler_dir;
+  std::function<std::vector<DeviceUser>(const std::string& node)> users;  // any thread
   StateStore* state;              // nullptr: no device outlives this process
   std::function<void()> changed;  // called after a change of what a device says of itself
   bool statistics;                // whether requests are counted and timed

@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "deadline.h"
-#include "device_users.h"
 #include "log.h"
 #include "managed_device.h"
 #include "process_age.h"
@@ -38,6 +37,14 @@ nanoseconds boot_time() {
   timespec now{};
   clock_gettime(CLOCK_BOOTTIME, &now);
   return seconds(now.tv_sec) + nanoseconds(now.tv_nsec);
+}
+
+// For the log. The clock is behind where the machine was restored from an image.
+std::string pause_since(nanoseconds held_since) {
+  if (held_since.count() <= 0) return "its runner was killed";
+  const nanoseconds pause = std::max(boot_time() - held_since, nanoseconds(0));
+  return "its I/O was held for " +
+         std::to_string(std::chrono::duration_cast<Milliseconds>(pause).count()) + " ms";
 }
 
 }  // namespace
@@ -67,15 +74,8 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
     log(LogLevel::kError, name(), "%s; it is %s", e.what(), node().c_str());
   }
   lost_ = std::move(lost);
-  const std::string pause = saved.held_since.count() == 0
-                                ? "its runner was killed"
-                                : "its I/O was held for " +
-                                      std::to_string(std::chrono::duration_cast<Milliseconds>(
-                                                         boot_time() - saved.held_since)
-                                                         .count()) +
-                                      " ms";
   log(LogLevel::kInfo, name(), "%s: adopted %lld ms after the start, %s", node().c_str(),
-      static_cast<long long>(process_age().count()), pause.c_str());
+      static_cast<long long>(process_age().count()), pause_since(saved.held_since).c_str());
   update_state();
   if (instance_ == nullptr) {
     enter(State::kHeld);
@@ -210,7 +210,8 @@ Task<std::string> ManagedDevice::find_user() {
   const bool kernel_decides = (info_.flags & abi::kFlagSafeStopDev) != 0;
   const Deadline deadline(kTransientLimit);
   for (;;) {
-    const auto looking = services_.jobs->run([node = node()] { return device_users(node); });
+    const auto looking =
+        services_.jobs->run([users = services_.users, node = node()] { return users(node); });
     const std::vector<DeviceUser> users = co_await looking;
     const auto lasting = std::find_if(users.begin(), users.end(),
                                       [](const DeviceUser& user) { return !user.transient; });

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "deadline.h"
-#include "device_users.h"
 #include "log.h"
 #include "managed_device.h"
 #include "params_from_geometry.h"
@@ -198,7 +197,8 @@ Task<> ManagedDevice::detach_handler() {
 // Who uses it may have written up to its end.
 Task<> ManagedDevice::refuse_smaller(uint64_t sectors) {
   if (sectors >= params_.basic.dev_sectors) co_return;
-  const auto looking = services_.jobs->run([node = node()] { return device_users(node); });
+  const auto looking =
+      services_.jobs->run([users = services_.users, node = node()] { return users(node); });
   const std::vector<DeviceUser> users = co_await looking;
   for (const DeviceUser& user : users)
     if (!user.transient)

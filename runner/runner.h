@@ -17,6 +17,7 @@
 #include "control_commands.h"
 #include "device_ids.h"
 #include "device_links.h"
+#include "device_users.h"
 #include "job_pool.h"
 #include "managed_device.h"
 #include "queue_thread.h"
@@ -30,6 +31,8 @@ struct RunnerOptions {
   std::string link_dir = "/dev/ublk";
   std::string state_dir;           // empty: no device outlives this process
   ublk::Driver* driver = nullptr;  // nullptr: the kernel's
+  // Of a disk's node. Those of an in-process driver have none that this machine knows.
+  std::function<std::vector<DeviceUser>(const std::string& node)> users = device_users;
   // Devices of a runner before this one are all that is served: for a configuration with errors.
   bool adopt_only = false;
 };

@@ -146,5 +146,56 @@ TEST_F(LifeScenario, DelWaitsForTheNodeAndAsyncDoesNot) {
   EXPECT_EQ(run(Command::del(id)), -ENODEV);
 }
 
+TEST_F(LifeScenario, DelStopsAnOpenDiskAndWaitsForItsUsers) {
+  const abi::DevInfo info = add(spec_of(2));
+  const uint32_t id = info.dev_id;
+  std::unique_ptr<Disk> disk;
+  std::vector<std::byte> data(512);
+  int deleted = 1;
+  {
+    RawServer server(rig().driver(), info);
+    server.fetch_all();
+    EXPECT_EQ(start(server, id), 0);
+    disk = open_disk(id);
+    Pending read(*disk, {.data = data.data()});
+    const Answer request = server.wait();
+    control().submit(Command::del(id), kHung,
+                     [&](int result, const Command&) { deleted = result; });
+    for (int i = 0; i < 20; ++i) control().features();
+    EXPECT_EQ(read.result(0ms), std::nullopt) << "what the server has ends first";
+    server.commit(request.tag, 512);
+    EXPECT_EQ(read.result(), 0);
+    while (server.wait().result != -ENODEV) continue;
+  }
+  EXPECT_NE(disk->run({.data = data.data()}), 0) << "the disk has gone";
+  for (int i = 0; i < 20; ++i) control().features();
+  EXPECT_EQ(deleted, 1) << "somebody has the disk open";
+  disk.reset();
+  while (deleted == 1) control().features();
+  EXPECT_EQ(deleted, 0);
+}
+
+TEST_F(LifeScenario, ADiskThatIsStillOpenIsNotMadeAnew) {
+  const abi::DevInfo info = add(spec_of(2));
+  const uint32_t id = info.dev_id;
+  std::unique_ptr<Disk> disk;
+  {
+    RawServer server(rig().driver(), info);
+    server.fetch_all();
+    EXPECT_EQ(start(server, id), 0);
+    disk = open_disk(id);
+  }
+  EXPECT_EQ(state_after(id, DeviceState::kLive), DeviceState::kDead);
+  {
+    const auto server = next_server(info);
+    server->fetch_all();
+    EXPECT_EQ(start(*server, id), -EEXIST);
+    disk.reset();
+    EXPECT_EQ(start(*server, id), 0);
+    EXPECT_EQ(run(Command::stop(id)), 0);
+  }
+  EXPECT_EQ(run(Command::del(id)), 0);
+}
+
 }  // namespace
 }  // namespace conformance

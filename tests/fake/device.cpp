@@ -73,7 +73,7 @@ int Device::start_error(const Command& command) const {
   if (command.control_op() == abi::ControlOp::kEndUserRecovery)
     return state() == DeviceState::kQuiesced || state() == DeviceState::kFailIo ? 0 : -EBUSY;
   if ((params_.types & abi::kParamBasic) == 0) return -EINVAL;
-  return disk_ == nullptr ? 0 : -EEXIST;
+  return disk_ == nullptr && left_disk_.expired() ? 0 : -EEXIST;
 }
 
 void Device::finish_start(Command& command) {
@@ -156,6 +156,7 @@ void Device::check_drained() {
 
 void Device::drop_disk() {
   disk_->device_ = nullptr;
+  left_disk_ = disk_;
   disk_.reset();
   set_state(DeviceState::kDead);
   info_.ublksrv_pid = -1;

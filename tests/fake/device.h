@@ -74,7 +74,9 @@ class Device {
   // After DEL_DEV: nobody can open it any more.
   void mark_deleted() { deleted_ = true; }
   bool deleted() const { return deleted_; }
-  bool removable() const { return deleted_ && starters_.empty() && !node_->is_open(); }
+  bool removable() const {
+    return deleted_ && starters_.empty() && !node_->is_open() && left_disk_.expired();
+  }
   void answer_removal();
 
   // ublkc. open() fails with errno set.
@@ -174,6 +176,7 @@ class Device {
   const std::shared_ptr<NodeFile> node_;
   std::vector<Queue> queues_;
   std::shared_ptr<Disk> disk_;
+  std::weak_ptr<Disk> left_disk_;  // the one before, while somebody has it open
   uint16_t next_queue_ = 0;
   pid_t server_ = 0;  // the process that has ublkc open
   bool stopping_ = false;

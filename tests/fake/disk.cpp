@@ -36,6 +36,10 @@ std::string to_string(const Io& io) {
          " bytes at " + std::to_string(io.sector * ublk::abi::kSectorSize);
 }
 
+Disk::~Disk() {
+  if (device_ == nullptr) loop_.tell_disk_closed();
+}
+
 void Disk::submit(const Io& io, Done done) {
   // A plain pointer, since a std::function must be copyable.
   auto* raw = new BlockRequest{io, std::move(done), shared_from_this()};

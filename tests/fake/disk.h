@@ -54,12 +54,15 @@ struct BlockRequest {
 };
 
 // From START_DEV until the device is stopped or dies; an old Disk fails all I/O with EIO. Holding
-// one is like having the node open: TRY_STOP_DEV fails then. Any thread; the driver must be there
-// until every Done has been called.
+// one is like having the node open: TRY_STOP_DEV fails then, DEL_DEV waits, and a device that has
+// lost its server can't be started again. Any thread; hold none longer than the driver.
 class Disk : public std::enable_shared_from_this<Disk> {
  public:
   Disk(Loop& loop, Device& device, uint64_t sectors)
       : loop_(loop), device_(&device), sectors_(sectors) {}
+  ~Disk();
+  Disk(const Disk&) = delete;
+  Disk& operator=(const Disk&) = delete;
 
   // Any number may be under way; what finds no free tag waits for one.
   void submit(const Io& io, Done done);

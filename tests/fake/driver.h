@@ -97,6 +97,7 @@ class Driver final : public ublk::Driver, private Loop::Client {
  private:
   void handle(Command& command) override;
   void readable() override;
+  void disk_closed() override { remove_deleted(); }
 
   void execute(Command& command);
   void refuse(Command& command, int error);

@@ -223,7 +223,7 @@ TEST_P(DeathTest, LeavesWhatTheFlagsSay) {
   auto server = std::make_unique<RawServer>(driver(), info);
   server->fetch_all();
   control.start(id, getpid());
-  const auto disk = driver().disk(id);
+  auto disk = driver().disk(id);
   std::vector<std::byte> data(512);
   auto in_flight = submit(id, ublk::Operation::kRead, data.data());
   EXPECT_EQ(server->wait().result, 0);
@@ -238,6 +238,7 @@ TEST_P(DeathTest, LeavesWhatTheFlagsSay) {
   if (death.state == DeviceState::kDead) {
     EXPECT_EQ(driver().disk(id), nullptr);
     EXPECT_EQ(disk->read(0, 1, data.data()), -EIO);
+    disk.reset();
     control.del(id);
     return;
   }
@@ -267,6 +268,7 @@ TEST_P(DeathTest, LeavesWhatTheFlagsSay) {
     }
     control.stop(id);
   }
+  disk.reset();
   control.del(id);
 }
 

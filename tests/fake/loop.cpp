@@ -273,6 +273,10 @@ io_uring_sqe& Loop::get_sqe() {
 
 // --------------------------------------------------------------------- tasks --
 
+void Loop::tell_disk_closed() {
+  post([this] { client_.disk_closed(); });
+}
+
 void Loop::post(std::function<void()> task) {
   bool first;
   {

@@ -33,6 +33,7 @@ class Loop {
     virtual ~Client() = default;
     virtual void handle(Command& command) = 0;
     virtual void readable() = 0;  // the watched descriptor is
+    virtual void disk_closed() = 0;
   };
 
   // `driver` numbers the fakes of a process, from 1. Everything of `client` is called on the loop's
@@ -53,6 +54,9 @@ class Loop {
 
   // All rings that there are now are those of a dead server. On the loop's thread.
   void bury_rings();
+
+  // Tells the client that a disk which was stopped is closed by its last user. Any thread.
+  void tell_disk_closed();
 
   // Runs `task` on the loop's thread, in the order of the calls. Any thread.
   void post(std::function<void()> task);

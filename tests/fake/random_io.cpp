@@ -51,7 +51,9 @@ class RandomIo::Lane {
 
   void next(const std::shared_ptr<State>& keep) {
     if (left_ == 0) {
-      if (state_.running.fetch_sub(1) == 1) state_.end.set_value();
+      if (state_.running.fetch_sub(1) != 1) return;
+      state_.disk.reset();
+      state_.end.set_value();
       return;
     }
     --left_;

@@ -13,7 +13,7 @@
 namespace fake {
 
 // Keeps `depth` requests under way, each in a part of the disk of its own, so that what must be
-// read is known whatever the order. Any thread.
+// read is known whatever the order. Has the disk open until the last one has ended. Any thread.
 class RandomIo {
  public:
   struct Options {

@@ -101,6 +101,7 @@ class RunnerTest : public FakeTest {
     options.handler_dir = UBLK_TEST_HANDLERS;
     options.link_dir = dir_ + "/ublk";
     options.driver = &driver();
+    options.users = [users = users_](const std::string&) { return users; };
     options.state_dir = state_dir_;
     runner_ = std::make_unique<Runner>(options);
   }
@@ -148,6 +149,7 @@ class RunnerTest : public FakeTest {
   }
 
   std::string dir_;
+  std::vector<ublk_runner::DeviceUser> users_;  // of each disk, as the machine tells of them
   std::string state_dir_;  // empty: the devices end with the runner
   Config config_;
   std::unique_ptr<Runner> runner_;

@@ -127,7 +127,10 @@ TEST_P(LateDataTest, DeviceGoesOnWithTheRightData) {
   // memory.
   unlink(hold().c_str());
   const RandomIo::Options io = {
-      .depth = 32, .requests = kSanitized ? 1500u : 5000u, .max_sectors = 128, .zeroing = false};
+      .depth = 32,
+      .requests = kThreadSanitized ? 600u : kSanitized ? 1500u : 5000u,
+      .max_sectors = 128,
+      .zeroing = false};
   {
     RandomIo before(disk, io);
     ASSERT_TRUE(before.wait(kHung)) << before.completed();

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+// Devices that somebody has open are not removed, unless that is forced.
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "runner_fixture.h"
+#include "test_data.h"
+
+namespace fake {
+namespace {
+
+using namespace std::chrono_literals;
+using ublk_runner::DeviceUser;
+using ublk_runner::ManagedDevice;
+
+class RunnerInUseTest : public RunnerTest {
+ protected:
+  void serve(const std::vector<DeviceUser>& users = {}) {
+    users_ = users;
+    add("disk", "memory", {{"size", "8M"}});
+    ASSERT_TRUE(start().failed.empty());
+    user_ = driver().disk(0);
+  }
+
+  std::shared_ptr<Disk> user_;
+};
+
+TEST_F(RunnerInUseTest, ItStaysAndIsServed) {
+  serve();
+  EXPECT_EQ(error_of_task(runner_->remove("disk", false)), "it is in use: somebody has it open");
+  ASSERT_NE(runner_->find("disk"), nullptr);
+  EXPECT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kLive);
+  const std::vector<std::byte> data = test::pattern(4096);
+  EXPECT_EQ(user_->write(8, 8, data.data()), 0);
+  user_.reset();
+  EXPECT_EQ(error_of_task(runner_->remove("disk", false)), "");
+  EXPECT_EQ(driver().nr_devices(), 0u);
+}
+
+TEST_F(RunnerInUseTest, WhoIsSeenIsNamed) {
+  serve({{"ublkb0 is open in udevd (1)", true}, {"ublkb0 is mounted at /mnt"}});
+  EXPECT_EQ(error_of_task(runner_->remove("disk", false)),
+            "it is in use: ublkb0 is mounted at /mnt");
+  EXPECT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kLive);
+  user_.reset();
+}
+
+TEST_F(RunnerInUseTest, AShortLookIsWaitedFor) {
+  serve();
+  std::jthread look([user = std::move(user_)]() mutable {
+    std::this_thread::sleep_for(200ms);
+    user.reset();
+  });
+  EXPECT_EQ(error_of_task(runner_->remove("disk", false)), "");
+  EXPECT_EQ(driver().nr_devices(), 0u);
+}
+
+// The kernel deletes it when its user has gone, whom that holds up no longer than the runner.
+TEST_F(RunnerInUseTest, AForcedRemovalTakesItFromItsUser) {
+  serve();
+  EXPECT_EQ(error_of_task(runner_->remove("disk", true)), "");
+  EXPECT_EQ(runner_->find("disk"), nullptr);
+  EXPECT_EQ(driver().nr_devices(), 1u);
+  std::vector<std::byte> data(4096);
+  EXPECT_EQ(user_->read(8, 8, data.data()), -EIO);
+  user_.reset();
+  const auto end = std::chrono::steady_clock::now() + kHung;
+  while (driver().nr_devices() != 0 && std::chrono::steady_clock::now() < end)
+    std::this_thread::yield();
+  EXPECT_EQ(driver().nr_devices(), 0u);
+}
+
+}  // namespace
+}  // namespace fake
