@@ -286,8 +286,9 @@ TEST_P(DeviceQueueTest, ASecondResultIsRefusedAndHarmless) {
 TEST_P(DeviceQueueTest, AResultReturnedAfterCompletingIsIgnored) {
   open();
   set_handler([](ublk_request& r) {
+    const uint32_t length = r.length;  // for the completed request is not to be touched
     EXPECT_EQ(DeviceQueue::complete(r.id, -ENOSPC), 0);
-    return static_cast<int>(r.length);
+    return static_cast<int>(length);
   });
   EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096)), -ENOSPC);
   set_handler([](ublk_request& r) { return static_cast<int>(r.length); });
