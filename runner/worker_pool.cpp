@@ -42,6 +42,14 @@ constexpr std::chrono::milliseconds kRetryStart{100};
 
 constexpr int kLooksForBound = 8;
 
+// So many completions of one client are worth a flush, even if they take longer than kWorthWaking
+// to gather; but not longer than that.
+constexpr unsigned kWorthFlushing = 16;
+constexpr WorkerPool::Nanoseconds kLongestChain = 8 * WorkerPool::kWorthWaking;
+
+// A client that had no item block for so many may well have none at all.
+constexpr unsigned kSurelyShort = 1000;
+
 thread_local ublk::CompletionBatch* own_completions = nullptr;
 
 }  // namespace
@@ -202,9 +210,10 @@ unsigned WorkerPool::wanted() const {
 }
 
 // Of these are on their way already.
-unsigned WorkerPool::coming() const {
-  return idle_.empty() ? soon_ : soon_ - std::min(starting_, called_);
-}
+unsigned WorkerPool::coming() const { return idle_.empty() ? soon_ : surely_coming(); }
+
+// Without those that are being started.
+unsigned WorkerPool::surely_coming() const { return soon_ - std::min(starting_, called_); }
 
 bool WorkerPool::has_little_to_do() const {
   return running_ == 0 && backlog_ == Nanoseconds(0) && short_backlog_ < kWorthWaking;
@@ -340,10 +349,13 @@ void WorkerPool::watch(std::unique_lock<std::mutex>& lock, Worker& self) {
   for (Worker& worker : active_) worker.flush_completions();
 }
 
-// Wake-ups may wait for the next item of a chain: there is one, and somebody watches it.
-bool WorkerPool::may_keep_completions(Clock::time_point since, Clock::time_point now) const {
-  return watcher_ != nullptr && !ready_.empty() && !ending_ && now - since < kWorthWaking &&
-         is_short(ready_.front()->average_);
+// Completions may wait for the next item of a chain: there is one, and somebody watches it. A
+// client's own may wait for longer than others': it gets along with what it has in flight.
+bool WorkerPool::may_keep(const Chain& chain, Clock::time_point now) const {
+  if (watcher_ == nullptr || !has_work() || !is_short(ready_.front()->average_)) return false;
+  const bool is_own = !chain.is_mixed && ready_.front() == chain.client;
+  const bool wait_longer = is_own && chain.items < kWorthFlushing;
+  return now - chain.since < (wait_longer ? kLongestChain : kWorthWaking);
 }
 
 ublk::CompletionBatch& WorkerPool::completions() { return *own_completions; }
@@ -362,6 +374,7 @@ bool WorkerPool::find_long_items(Clock::time_point now) {
     if (flushes) continue;
     Client& client = *worker.client;
     client.average_ = std::max(client.average_, kWorthWaking);
+    client.since_blocked_ = 0;
     update(client);
     found = true;
   }
@@ -370,11 +383,21 @@ bool WorkerPool::find_long_items(Clock::time_point now) {
 
 // --------------------------------------------------------------------- items --
 
+// For this thread. One more than there are CPUs for short items would only take their CPU from the
+// others, and completions out of their chains; unless some block now and then, for then there is a
+// thread that goes on. No item is left without a thread: each that is relied on asks this again,
+// with the lock held, before it goes, and the last one relies on nobody.
+bool WorkerPool::has_work() const {
+  if (ready_.empty() || ending_) return false;
+  return backlog_ != Nanoseconds(0) || ready_.front()->since_blocked_ < kSurelyShort ||
+         surely_coming() < max_short_threads_;
+}
+
 void WorkerPool::work(std::unique_lock<std::mutex>& lock, Worker& self) {
   auto now = Clock::now();
-  auto last_flush = now;
+  Chain chain{.since = now};
   self.waiting.begin();
-  while (!ready_.empty() && !ending_) {
+  while (has_work()) {
     Item& item = take(self, now);
     const Call next = call_if_wanted();
     lock.unlock();
@@ -389,20 +412,26 @@ void WorkerPool::work(std::unique_lock<std::mutex>& lock, Worker& self) {
     }
     finish(self, waited);
     now = end;
+    chain.add(self.client);
     if (!self.completions->pending()) {
-      last_flush = now;
-    } else if (!may_keep_completions(last_flush, now)) {
+      chain = {.since = now};
+    } else if (!may_keep(chain, now)) {
       // It comes for the next item soon: no other thread is needed for it.
       self.soon = is_short(self.client->average_);
       if (self.soon) ++soon_;
       self.started = now;
       lock.unlock();
       self.completions->flush();
-      last_flush = now = Clock::now();
+      now = Clock::now();
+      chain = {.since = now};
       lock.lock();
       if (std::exchange(self.soon, false)) --soon_;
     }
   }
+  // For what is left others come. Should they hang first, the one that watches sees it.
+  if (ready_.empty() || ending_) return;
+  watch_wanted_ = true;
+  if (watcher_ == nullptr) give(self, Order::kWatch);
 }
 
 WorkerPool::Item& WorkerPool::take(Worker& worker, Clock::time_point now) {
@@ -425,8 +454,11 @@ WorkerPool::Item& WorkerPool::take(Worker& worker, Clock::time_point now) {
 void WorkerPool::finish(Worker& worker, std::optional<Nanoseconds> waited) {
   Client& client = *worker.client;
   if (std::exchange(worker.soon, false)) --soon_;
-  if (waited.has_value())
+  if (waited.has_value()) {
     client.average_ += (std::min(*waited, kLongestCounted) - client.average_) / kAverageOver;
+    client.since_blocked_ =
+        *waited < kWorthWaking ? std::min(client.since_blocked_ + 1, kSurelyShort) : 0;
+  }
   --running_;
   if (--client.running_ == 0) client.returned_.notify_all();
   update(client);
