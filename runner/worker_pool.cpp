@@ -2,13 +2,10 @@
 #include "worker_pool.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/prctl.h>
-#include <ublk/unique_fd.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <new>
 #include <string>
@@ -18,7 +15,7 @@
 #include "allowed_cpus.h"
 #include "block_signals.h"
 #include "log.h"
-#include "thread_time.h"
+#include "worker_pool_worker.h"
 
 namespace ublk_runner {
 
@@ -28,16 +25,6 @@ namespace {
 // memory, but with locked memory all of it does, and there can be max_threads of them.
 constexpr size_t kStackSize = size_t{512} << 10;
 
-// A running average gives 1/8 to the last item. The weight of one item is bounded, so that a single
-// long one makes its client a blocking one, but a few short ones then undo that, however long it
-// was.
-constexpr int kAverageOver = 8;
-constexpr WorkerPool::Nanoseconds kLongestCounted = WorkerPool::kWorthWaking * kAverageOver;
-
-// After that long without need the watcher sleeps: seldom enough that waking it again is no cost.
-constexpr int kQuietLooks = 5;
-constexpr WorkerPool::Nanoseconds kLongestWatchInterval = 8 * WorkerPool::kWatchInterval;
-
 constexpr std::chrono::milliseconds kRetryStart{100};
 
 constexpr int kLooksForBound = 8;
@@ -45,37 +32,6 @@ constexpr int kLooksForBound = 8;
 thread_local ublk::CompletionBatch* own_completions = nullptr;
 
 }  // namespace
-
-// A thread, or the record of one that has gone. Guarded by the pool's mutex.
-struct WorkerPool::Worker {
-  explicit Worker(WorkerPool& of) : pool(of) {}
-  void flush_completions() {
-    if (completions != nullptr) completions->flush_if_left();
-  }
-  // `to`: a CPU, or kAnyCpu for all that the calling thread may use.
-  void bind(int to) {
-    cpu_set_t cpus;
-    CPU_ZERO(&cpus);
-    if (to != kAnyCpu)
-      CPU_SET(to, &cpus);
-    else
-      sched_getaffinity(0, sizeof(cpus), &cpus);
-    cpu = sched_setaffinity(tid, sizeof(cpus), &cpus) == 0 ? to : kAnyCpu;
-  }
-  WorkerPool& pool;
-  std::list<Worker>::iterator position;
-  pid_t tid = 0;
-  int cpu = kAnyCpu;                 // that it is bound to
-  std::condition_variable ordered;   // `order` is set; or the pool ends
-  Order order = Order::kNone;        // what to do next
-  bool soon = false;                 // runs an item, or flushes, and counts in soon_
-  Client* client = nullptr;          // whose item runs
-  Clock::time_point started;         // since then
-  std::atomic<bool> in_item{false};  // of run(); the only one that changes without the mutex
-  ublk::UniqueFd stat;               // its /proc/self/task/ID/stat
-  ublk::CompletionBatch* completions = nullptr;  // its thread's, with a lock of its own
-  WaitingTime waiting{kWorthWaking / 2};         // its thread's, which alone uses it
-};
 
 // ------------------------------------------------------------------- threads --
 
@@ -202,9 +158,10 @@ unsigned WorkerPool::wanted() const {
 }
 
 // Of these are on their way already.
-unsigned WorkerPool::coming() const {
-  return idle_.empty() ? soon_ : soon_ - std::min(starting_, called_);
-}
+unsigned WorkerPool::coming() const { return idle_.empty() ? soon_ : surely_coming(); }
+
+// Without those that are being started.
+unsigned WorkerPool::surely_coming() const { return soon_ - std::min(starting_, called_); }
 
 bool WorkerPool::has_little_to_do() const {
   return running_ == 0 && backlog_ == Nanoseconds(0) && short_backlog_ < kWorthWaking;
@@ -313,123 +270,6 @@ bool WorkerPool::sleep(std::unique_lock<std::mutex>& lock, Worker& self) {
   return true;
 }
 
-void WorkerPool::watch(std::unique_lock<std::mutex>& lock, Worker& self) {
-  auto interval = kWatchInterval;
-  auto next_look = Clock::now() + interval;
-  for (int quiet = 0; quiet < kQuietLooks && !ending_;) {
-    const auto status = self.ordered.wait_until(lock, next_look);
-    if (self.order == Order::kWork) break;
-    if (status == std::cv_status::no_timeout) continue;
-    const auto now = Clock::now();
-    interval =
-        find_long_items(now) ? kWatchInterval : std::min(2 * interval, kLongestWatchInterval);
-    next_look = now + interval;
-    if (wanted() > coming()) {
-      give(self, Order::kWork);
-      break;
-    }
-    const bool needed = std::exchange(watch_wanted_, false) || !ready_.empty();
-    quiet = needed ? 0 : quiet + 1;
-  }
-  if (self.order == Order::kWatch) {
-    watcher_ = nullptr;
-    self.order = Order::kNone;
-  }
-  // Nobody sees to those any more; they were kept back while somebody did. A worker that is in
-  // complete() just now, which is the last thing that an item does, will see that by itself.
-  for (Worker& worker : active_) worker.flush_completions();
-}
-
-// Wake-ups may wait for the next item of a chain: there is one, and somebody watches it.
-bool WorkerPool::may_keep_completions(Clock::time_point since, Clock::time_point now) const {
-  return watcher_ != nullptr && !ready_.empty() && !ending_ && now - since < kWorthWaking &&
-         is_short(ready_.front()->average_);
-}
-
 ublk::CompletionBatch& WorkerPool::completions() { return *own_completions; }
-
-// Running items that were thought to be short and are not, or not any more.
-bool WorkerPool::find_long_items(Clock::time_point now) {
-  bool found = false;
-  for (Worker& worker : active_) {
-    if (now - worker.started < kWorthWaking) continue;
-    worker.flush_completions();
-    if (!worker.soon) continue;
-    const bool flushes = !worker.in_item.load(std::memory_order_relaxed);
-    if (flushes ? now - worker.started < kWatchInterval : wants_cpu(worker.stat.get())) continue;
-    worker.soon = false;
-    --soon_;
-    if (flushes) continue;
-    Client& client = *worker.client;
-    client.average_ = std::max(client.average_, kWorthWaking);
-    update(client);
-    found = true;
-  }
-  return found;
-}
-
-// --------------------------------------------------------------------- items --
-
-void WorkerPool::work(std::unique_lock<std::mutex>& lock, Worker& self) {
-  auto now = Clock::now();
-  auto last_flush = now;
-  self.waiting.begin();
-  while (!ready_.empty() && !ending_) {
-    Item& item = take(self, now);
-    const Call next = call_if_wanted();
-    lock.unlock();
-    if (deliver(next)) now = Clock::now();
-    item.run(item);
-    const auto end = Clock::now();
-    self.in_item.store(false, std::memory_order_relaxed);
-    const std::optional<Nanoseconds> waited = self.waiting.of(end - now);
-    if (!lock.try_lock()) {
-      self.waiting.slept_elsewhere();
-      lock.lock();
-    }
-    finish(self, waited);
-    now = end;
-    if (!self.completions->pending()) {
-      last_flush = now;
-    } else if (!may_keep_completions(last_flush, now)) {
-      // It comes for the next item soon: no other thread is needed for it.
-      self.soon = is_short(self.client->average_);
-      if (self.soon) ++soon_;
-      self.started = now;
-      lock.unlock();
-      self.completions->flush();
-      last_flush = now = Clock::now();
-      lock.lock();
-      if (std::exchange(self.soon, false)) --soon_;
-    }
-  }
-}
-
-WorkerPool::Item& WorkerPool::take(Worker& worker, Clock::time_point now) {
-  Client& client = *ready_.front();
-  ready_.splice(ready_.end(), ready_, ready_.begin());
-  Item& item = *client.queue_.pop();
-  --client.queued_;
-  --queued_;
-  ++client.running_;
-  ++running_;
-  worker.client = &client;
-  worker.started = now;
-  worker.in_item.store(true, std::memory_order_relaxed);
-  worker.soon = client.average_ < kWorthWaking;
-  if (worker.soon) ++soon_;
-  update(client);
-  return item;
-}
-
-void WorkerPool::finish(Worker& worker, std::optional<Nanoseconds> waited) {
-  Client& client = *worker.client;
-  if (std::exchange(worker.soon, false)) --soon_;
-  if (waited.has_value())
-    client.average_ += (std::min(*waited, kLongestCounted) - client.average_) / kAverageOver;
-  --running_;
-  if (--client.running_ == 0) client.returned_.notify_all();
-  update(client);
-}
 
 }  // namespace ublk_runner

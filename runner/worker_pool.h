@@ -31,7 +31,9 @@
 // what is wanted it takes off the threads that were woken and are not there yet, and those that run
 // a short item, for they soon come for the next one by themselves. (One that is being started is
 // not relied on if another sleeps: starting takes memory and time.) A woken thread wakes the next
-// before it runs its item, so flush() wakes one at most.
+// before it runs its item, so flush() wakes one at most. A thread takes items as long as there are
+// any; but where all that wait are short, and none of the last 1000 of the client whose turn it is
+// has blocked, it goes if as many others come for them as have a CPU.
 //
 // Where they run. The kernel lets a woken thread run on an idle CPU if there is one. For a few
 // short items that is the wrong place: to wake a CPU, and to bring there what the queue thread has
@@ -47,8 +49,9 @@
 // run and had no CPU does not make its item long: more threads would only make it worse.
 //
 // Requests that items complete by completions() are committed, or wake their ring's thread, once
-// for a chain of short items; the thread that watches sees to it that an item which hangs in such a
-// chain does not keep them back.
+// for a chain of short items: after kWorthWaking, or, while all are of one client and it has more
+// queued, after 16 of them or 8 times kWorthWaking. The thread that watches sees to it that an item
+// which hangs in such a chain does not keep them back.
 //
 // Nothing is allocated for an item. Adding one takes no lock, flush() takes one for all, and a
 // thread takes one for each item it runs.
@@ -142,10 +145,24 @@ class WorkerPool {
     bool start = false;
   };
 
+  // The items that a thread has run since its completions were flushed.
+  struct Chain {
+    Clock::time_point since;
+    const Client* client = nullptr;  // of the first; only to be compared
+    unsigned items = 0;
+    bool is_mixed = false;  // with those of others
+
+    void add(const Client* of) {
+      if (items++ == 0) client = of;
+      is_mixed |= client != of;
+    }
+  };
+
   // With mutex_ held:
   void update(Client& client);
   unsigned wanted() const;
   unsigned coming() const;
+  unsigned surely_coming() const;
   bool has_little_to_do() const;
   Call call_if_wanted(int near = kAnyCpu);
   Call call(Order order, int near = kAnyCpu);
@@ -156,7 +173,8 @@ class WorkerPool {
   Item& take(Worker& worker, Clock::time_point now);
   void finish(Worker& worker, std::optional<Nanoseconds> waited);
   bool find_long_items(Clock::time_point now);
-  bool may_keep_completions(Clock::time_point since, Clock::time_point now) const;
+  bool has_work() const;
+  bool may_keep(const Chain& chain, Clock::time_point now) const;
   // With mutex_ held, which they release meanwhile:
   void work(std::unique_lock<std::mutex>& lock, Worker& self);
   bool await_order(std::unique_lock<std::mutex>& lock, Worker& self);
@@ -243,7 +261,8 @@ class WorkerPool::Client {
   ItemList queue_;
   size_t queued_ = 0;
   unsigned running_ = 0;
-  Nanoseconds average_;  // how long an item runs
+  Nanoseconds average_;         // how long an item runs
+  unsigned since_blocked_ = 0;  // so many have run since
   bool is_short_ = false;
   Nanoseconds backlog_{0};  // its part of the pool's, of short_backlog_ if is_short_
   std::list<Client*>::iterator position_;

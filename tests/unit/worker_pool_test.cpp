@@ -17,14 +17,19 @@
 #include <deque>
 #include <functional>
 #include <latch>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
 
+#include "allowed_cpus.h"
+
 using namespace std::chrono_literals;
+using ublk_runner::allowed_cpus;
 using ublk_runner::WorkerPool;
 
 namespace {
@@ -249,6 +254,36 @@ TEST(WorkerPool, ItemsThatNeedTheCpuGetNoMoreThreadsThanThereAreCpus) {
     fewest = std::min(fewest, pool.statistics().wakeups - before);
   }
   EXPECT_LT(fewest, 24u);
+}
+
+// They were wanted while the items blocked. Others than there are CPUs for would only take turns.
+TEST(WorkerPool, ThreadsThatAreTooManyForShortItemsGo) {
+  constexpr int kBlocking = 16;
+  constexpr size_t kShort = 40000;
+  WorkerPool pool;
+  WorkerPool::Client client(pool, kBlocking);
+  Gate gate;
+  std::deque<Job> jobs;
+  for (int i = 0; i < kBlocking; ++i) jobs.emplace_back([&gate] { gate.pass(); });
+  feed_all(pool, client, jobs);
+  ASSERT_TRUE(eventually([&] { return gate.waiting() == kBlocking; }));
+
+  std::vector<pid_t> threads(kShort);  // that have run each item
+  std::deque<Job> short_jobs;
+  for (pid_t& thread : threads) short_jobs.emplace_back([&thread] { thread = gettid(); });
+  feed_all(pool, client, short_jobs);
+  gate.open();
+  ASSERT_TRUE(eventually([&] { return client.idle(); }));
+
+  std::map<pid_t, size_t> items;  // of each thread, once the pool has learnt
+  for (size_t i = kShort / 2; i < kShort; ++i) ++items[threads[i]];
+  std::vector<size_t> most;
+  for (const auto& [thread, count] : items) most.push_back(count);
+  std::sort(most.rbegin(), most.rend());
+  const size_t cpus = std::max(2u, allowed_cpus()) - 1;
+  const size_t of_few =
+      std::accumulate(most.begin(), most.begin() + std::min(cpus, most.size()), size_t{0});
+  EXPECT_GT(of_few, kShort / 2 * 9 / 10) << "by " << items.size() << " threads in all";
 }
 
 TEST(WorkerPool, AClientThatHangsHoldsUpNobodyElse) {
