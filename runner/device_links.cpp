@@ -99,4 +99,8 @@ void DeviceLinks::remove(const std::string& name, const std::string& node) {
   if (unlinkat(dir.get(), name.c_str(), 0) != 0 && errno != ENOENT) fail(errno, "removing " + path);
 }
 
+void DeviceLinks::remove_all(const std::string& node) {
+  if (std::filesystem::exists(dir_)) remove_links(dir_, target(node));
+}
+
 }  // namespace ublk_runner

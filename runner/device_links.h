@@ -25,6 +25,10 @@ class DeviceLinks {
   // Removes the link if it is there and still points to the node. Throws std::system_error.
   void remove(const std::string& name, const std::string& node);
 
+  // Removes all names of the node: before its number goes to another device. Throws
+  // std::system_error.
+  void remove_all(const std::string& node);
+
  private:
   std::string target(const std::string& node) const;
 

@@ -3,10 +3,12 @@
 
 #include <cerrno>
 #include <memory>
+#include <system_error>
 
 #include "ctl/command.h"
 #include "ctl/kernel_devices.h"
 #include "ctl/output.h"
+#include "device_links.h"
 
 namespace ublk_ctl {
 
@@ -40,9 +42,12 @@ ExitStatus run(const Call& call) {
     std::string reason = device.verdict.reason;
     if (device.verdict.fate == Fate::kLeftover && call.has("yes")) {
       try {
+        // Its names first: once it is gone they would be those of the next device of that number.
+        ublk_runner::DeviceLinks().remove_all(ublk::abi::kBlockDevicePrefix +
+                                              std::to_string(device.id));
         remove_device(*control, device.id);
         fate = "removed";
-      } catch (const ublk::Error& e) {
+      } catch (const std::system_error& e) {
         status = kExitFailed;
         reason = e.what();
       }

@@ -160,7 +160,17 @@ TEST_F(DeviceLinksTest, ANodeHasOneName) {
   EXPECT_EQ(entries(), 3u);
 }
 
+TEST_F(DeviceLinksTest, AllNamesOfANodeAreRemoved) {
+  links_.add("disk0", node("ublkb3"));
+  links_.add("other", node("ublkb4"));
+  fs::create_symlink("../ublkb3", dev_ / "ublk/by-hand");
+  links_.remove_all(node("ublkb3"));
+  EXPECT_EQ(link("other"), "../ublkb4");
+  EXPECT_EQ(entries(), 1u);
+}
+
 TEST_F(DeviceLinksTest, RemovalOfWhatIsGoneIsNoError) {
+  links_.remove_all(node("ublkb3"));
   links_.remove("never-there", node("ublkb3"));
   links_.add("disk0", node("ublkb3"));
   fs::remove(dev_ / "ublk/disk0");
