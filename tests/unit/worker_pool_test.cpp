@@ -280,7 +280,7 @@ TEST(WorkerPool, ThreadsThatAreTooManyForShortItemsGo) {
   std::vector<size_t> most;
   for (const auto& [thread, count] : items) most.push_back(count);
   std::sort(most.rbegin(), most.rend());
-  const size_t cpus = std::max(2u, allowed_cpus()) - 1;
+  const size_t cpus = std::max(2u, allowed_cpus());
   const size_t of_few =
       std::accumulate(most.begin(), most.begin() + std::min(cpus, most.size()), size_t{0});
   EXPECT_GT(of_few, kShort / 2 * 9 / 10) << "by " << items.size() << " threads in all";
