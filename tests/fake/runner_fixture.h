@@ -150,7 +150,7 @@ class RunnerTest : public FakeTest {
 
   std::string dir_;
   std::vector<ublk_runner::DeviceUser> users_;  // of each disk, as the machine tells of them
-  std::string state_dir_;  // empty: the devices end with the runner
+  std::string state_dir_;                       // empty: the devices end with the runner
   Config config_;
   std::unique_ptr<Runner> runner_;
 };

@@ -37,10 +37,11 @@ TEST_P(RunnerDataTest, ReadsBackWhatWasWritten) {
   const StartSummary summary = start();
   ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
 
-  RandomIo io(driver().disk(0),
-              {.depth = 64,
-               .requests = kThreadSanitized ? 600u : kSanitized ? 3000u : 10000u,
-               .max_sectors = 128});
+  RandomIo io(driver().disk(0), {.depth = 64,
+                                 .requests = kThreadSanitized ? 600u
+                                             : kSanitized     ? 3000u
+                                                              : 10000u,
+                                 .max_sectors = 128});
   ASSERT_TRUE(io.wait(kHung)) << io.completed() << " requests have ended";
   EXPECT_EQ(io.error(), "");
   stop();

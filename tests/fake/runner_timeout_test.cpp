@@ -126,11 +126,12 @@ TEST_P(LateDataTest, DeviceGoesOnWithTheRightData) {
   // Twice the tags' number, so all tags are in use while the handler still has some of their
   // memory.
   unlink(hold().c_str());
-  const RandomIo::Options io = {
-      .depth = 32,
-      .requests = kThreadSanitized ? 600u : kSanitized ? 1500u : 5000u,
-      .max_sectors = 128,
-      .zeroing = false};
+  const RandomIo::Options io = {.depth = 32,
+                                .requests = kThreadSanitized ? 600u
+                                            : kSanitized     ? 1500u
+                                                             : 5000u,
+                                .max_sectors = 128,
+                                .zeroing = false};
   {
     RandomIo before(disk, io);
     ASSERT_TRUE(before.wait(kHung)) << before.completed();
