@@ -72,6 +72,7 @@ void DeviceLinks::add(const std::string& name, const std::string& node) {
   const std::string path = dir_ + '/' + name;
   const ublk::UniqueFd dir = make_dir(dir_);
   const std::string to = target(node);
+  // Then it is the only one: it has been made here.
   if (read_link(dir.get(), name, path) == to) return;
   remove_links(dir_, to);
 
