@@ -40,7 +40,9 @@ class JobPool::Threads : public std::enable_shared_from_this<Threads> {
   }
 
  private:
-  static constexpr std::chrono::seconds kIdleLimit{15};
+  // A start or stop has a job for each device at once; afterwards there is one now and then.
+  static constexpr unsigned kMaxIdle = 4;
+  static constexpr std::chrono::seconds kIdleLimit{5};
 
   // If none can be made the job stays queued for one that is there.
   void add_thread() {
@@ -52,14 +54,20 @@ class JobPool::Threads : public std::enable_shared_from_this<Threads> {
     }
   }
 
-  void work() {
-    pthread_setname_np(pthread_self(), "ublk-jobs");
-    std::unique_lock lock(mutex_);
-    for (;;) {
+  // False: the thread is not wanted any more.
+  bool await_job(std::unique_lock<std::mutex>& lock) {
+    if (jobs_.empty() && idle_ < kMaxIdle) {
       ++idle_;
       changed_.wait_for(lock, kIdleLimit, [this] { return ending_ || !jobs_.empty(); });
       --idle_;
-      if (jobs_.empty()) break;
+    }
+    return !jobs_.empty();
+  }
+
+  void work() {
+    pthread_setname_np(pthread_self(), "ublk-jobs");
+    std::unique_lock lock(mutex_);
+    while (await_job(lock)) {
       std::function<void()> job = std::move(jobs_.front());
       jobs_.pop_front();
       lock.unlock();

@@ -8,9 +8,13 @@
 
 #include <barrier>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <memory>
+#include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -29,6 +33,17 @@ class JobPoolTest : public testing::Test {
     std::future<T> result = task->get_future();
     jobs_->push([task] { (*task)(); });
     return result;
+  }
+
+  // Of all pools of this process.
+  static int threads() {
+    int found = 0;
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::string name;
+      std::ifstream(task.path() / "comm") >> name;
+      found += name == "ublk-jobs" ? 1 : 0;
+    }
+    return found;
   }
 
   const MainContext context_;
@@ -58,6 +73,22 @@ TEST_F(JobPoolTest, AThreadThatIsIdleTakesTheNext) {
   bool again = false;
   for (int round = 0; round < 100 && !again; ++round) again = push(who).get() == first;
   EXPECT_TRUE(again);
+}
+
+// As many as there were jobs at once would stay for seconds.
+TEST_F(JobPoolTest, FewThreadsStayIdle) {
+  constexpr int kJobs = 40;
+  std::barrier all(kJobs);
+  std::vector<std::future<int>> ended;
+  for (int i = 0; i < kJobs; ++i)
+    ended.push_back(push<int>([&all] {
+      all.arrive_and_wait();
+      return 0;
+    }));
+  for (std::future<int>& job : ended) job.wait();
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(4);
+  while (threads() > 8 && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+  EXPECT_LE(threads(), 8);
 }
 
 TEST_F(JobPoolTest, WhatHangsAtTheEndIsLeftToItself) {
