@@ -108,22 +108,32 @@ json to_json(const SavedDevice& device) {
           {"held_since_ns", device.held_since.count()}};
 }
 
+// The library's own conversion would take -1 for a large number, and that of 1e300 isn't defined.
+uint64_t whole_number(const json& value, const char* key, uint64_t largest) {
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > largest)
+    throw std::runtime_error(std::string(key) + ": expected a whole number from 0 to " +
+                             std::to_string(largest));
+  return value.get<uint64_t>();
+}
+
 // Throws json::exception or std::runtime_error.
 SavedDevice from_json(const json& file, const std::string& name) {
-  const auto version = file.at("version").get<uint64_t>();
+  const auto number = [&](const char* key, uint64_t largest) {
+    return whole_number(file.at(key), key, largest);
+  };
+  const uint64_t version = number("version", UINT64_MAX);
   if (version > kVersion)
     throw std::runtime_error("is of version " + std::to_string(version) + ", this release knows " +
                              std::to_string(kVersion) + ": its device is left alone");
   SavedDevice device;
   device.name = file.at("name").get<std::string>();
   if (device.name != name) throw std::runtime_error("is of a device of another name");
-  const auto id = file.at("id").get<uint64_t>();
-  if (id >= UINT32_MAX) throw std::runtime_error("id: expected a number below 2^32 - 1");
-  device.id = static_cast<uint32_t>(id);
-  device.cookie = file.at("cookie").get<uint64_t>();
+  device.id = static_cast<uint32_t>(number("id", UINT32_MAX - 1));
+  device.cookie = number("cookie", UINT64_MAX);
   device.settings = file.at("settings").get<std::map<std::string, std::string>>();
   device.configured = file.value("configured", true);
-  device.held_since = std::chrono::nanoseconds(file.value("held_since_ns", int64_t{0}));
+  if (file.contains("held_since_ns"))
+    device.held_since = std::chrono::nanoseconds(number("held_since_ns", INT64_MAX));
   return device;
 }
 

@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 
@@ -139,6 +140,26 @@ TEST_F(StateStoreTest, GarbageIsToldAndStays) {
   for (const std::string& finding : contents.findings)
     EXPECT_EQ(finding.find("secret"), std::string::npos) << finding;
   EXPECT_TRUE(std::filesystem::exists(file("text.json")));
+}
+
+// Under UBSan, the conversion of a number that is too large is a fault of its own.
+TEST_F(StateStoreTest, ANumberIsTakenAsItIsWrittenOrNotAtAll) {
+  StateStore store(dir_);
+  store.save(example("a"));
+  std::ifstream in(file("a.json"));
+  const auto whole = nlohmann::json::parse(in);
+  for (const char* key : {"version", "id", "cookie", "held_since_ns"})
+    for (const char* bad :
+         {"-1", "1e300", "1.5", "18446744073709551616", "\"1\"", "true", "null"}) {
+      nlohmann::json damaged = whole;
+      damaged[key] = nlohmann::json::parse(bad);
+      write("a.json", damaged.dump());
+      const StateStore::Contents contents = store.load();
+      EXPECT_TRUE(contents.devices.empty()) << key << ' ' << bad;
+      ASSERT_EQ(contents.findings.size(), 1u) << key << ' ' << bad;
+      EXPECT_TRUE(contents.findings[0].starts_with(file("a.json") + ": " + key + ": expected"))
+          << contents.findings[0];
+    }
 }
 
 // Every damage of a file is found or harmless: nothing crashes.
