@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "device_users.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <ublk/unique_fd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -75,17 +77,39 @@ void find_mounts(const fs::path& mountinfo, const Nodes& nodes, std::vector<Devi
   }
 }
 
+// The name of the node that the path leads to; nullopt: to none of them.
+std::optional<std::string> node_at(const std::string& path, const Nodes& nodes) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0 || !S_ISBLK(status.st_mode)) return std::nullopt;
+  const std::string number =
+      std::to_string(major(status.st_rdev)) + ':' + std::to_string(minor(status.st_rdev));
+  const auto node = nodes.find(number);
+  if (node == nodes.end()) return std::nullopt;
+  return node->second;
+}
+
 void find_swap(const Nodes& nodes, std::vector<DeviceUser>& users) {
   std::ifstream in("/proc/swaps");
-  for (std::string line; std::getline(in, line);) {
-    const std::string path = line.substr(0, line.find(' '));
-    struct stat status {};
-    if (stat(path.c_str(), &status) != 0 || !S_ISBLK(status.st_mode)) continue;
-    const std::string number =
-        std::to_string(major(status.st_rdev)) + ':' + std::to_string(minor(status.st_rdev));
-    if (const auto node = nodes.find(number); node != nodes.end())
-      users.push_back({node->second + " is swap"});
+  for (std::string line; std::getline(in, line);)
+    if (const auto node = node_at(line.substr(0, line.find(' ')), nodes))
+      users.push_back({*node + " is swap"});
+}
+
+// Loop devices hold the file that they were given, not the device, and are no holders of it.
+void find_loops(const Nodes& nodes, std::vector<DeviceUser>& users) {
+  for (const auto& entry : fs::directory_iterator("/sys/block")) {
+    const std::string file = first_line(entry.path() / "loop" / "backing_file");
+    if (file.empty()) continue;
+    if (const auto node = node_at(file, nodes))
+      users.push_back({*node + " is held by " + entry.path().filename().string()});
   }
+}
+
+// What is seen nowhere else has the device to itself all the same, and a claim of a partition is
+// one of the disk: btrfs, which is mounted under a number of its own, targets of the kernel, ZFS.
+void find_claim(const std::string& disk, std::vector<DeviceUser>& users) {
+  const ublk::UniqueFd fd(open(("/dev/" + disk).c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
+  if (!fd && errno == EBUSY) users.push_back({disk + " is in use by the kernel"});
 }
 
 bool is_udev(const std::string& command) {
@@ -96,16 +120,11 @@ void find_open_files(const fs::path& process, const Nodes& nodes, std::vector<De
   std::error_code error;
   for (fs::directory_iterator entry(process / "fd", error), end; !error && entry != end;
        entry.increment(error)) {
-    struct stat status {};
-    if (stat(entry->path().c_str(), &status) != 0 || !S_ISBLK(status.st_mode)) continue;
-    const std::string number =
-        std::to_string(major(status.st_rdev)) + ':' + std::to_string(minor(status.st_rdev));
-    const auto node = nodes.find(number);
-    if (node == nodes.end()) continue;
+    const auto node = node_at(entry->path(), nodes);
+    if (!node) continue;
     const std::string command = first_line(process / "comm");
-    users.push_back(
-        {node->second + " is open in " + command + " (" + process.filename().string() + ')',
-         is_udev(command)});
+    users.push_back({*node + " is open in " + command + " (" + process.filename().string() + ')',
+                     is_udev(command)});
     return;
   }
   // It has ended meanwhile, or is no business of ours.
@@ -123,6 +142,7 @@ std::vector<DeviceUser> device_users(const std::string& node) {
     const Nodes nodes = nodes_of(disk);
     find_holders(disk, nodes, users);
     find_swap(nodes, users);
+    find_loops(nodes, users);
     std::set<ino_t> namespaces;
     for (const auto& entry : fs::directory_iterator("/proc")) {
       const fs::path process = entry.path();
@@ -133,6 +153,8 @@ std::vector<DeviceUser> device_users(const std::string& node) {
         find_mounts(process / "mountinfo", nodes, users);
       find_open_files(process, nodes, users);
     }
+    const auto is_transient = [](const DeviceUser& user) { return user.transient; };
+    if (std::all_of(users.begin(), users.end(), is_transient)) find_claim(disk, users);
   } catch (const std::exception& e) {
     users.push_back({std::string("it can't be told who uses it: ") + e.what()});
   }
