@@ -165,10 +165,17 @@ void DeviceQueue::Timeouts::fail_claimed(Tag& tag) {
     claimed_.push_back(&tag);
     return;
   }
+  // Acquire: whoever has answered meanwhile does nothing with it any more.
+  if (tag.awaited.load(std::memory_order_acquire) == 0) {
+    counters().late_answers.add(1);
+    tag.spoilt = true;
+    fail(tag.whole);
+    return;
+  }
   try {
     put_aside(tag, number);
-  } catch (const std::bad_alloc&) {
-    // It is the handler's until there is memory.
+  } catch (const std::exception&) {
+    // It is the handler's until there is memory, be it the handler's own.
     claimed_.push_back(&tag);
     return;
   }
@@ -217,7 +224,7 @@ std::byte* DeviceQueue::Timeouts::scratch_of(const Tag& tag) {
   return reinterpret_cast<std::byte*>(&stand_in + 1);
 }
 
-// For the tag in copy mode. Throws std::bad_alloc.
+// For the tag in copy mode. Throws std::exception: there is none.
 std::byte* DeviceQueue::Timeouts::take_buffer(uint16_t number) {
   if (queue_.buffers_.get() == nullptr)
     return queue_.alloc_io_buffer(*queue_.queue_, number, buffer_bytes_);

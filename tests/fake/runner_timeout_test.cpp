@@ -194,6 +194,26 @@ TEST_F(TimeoutTest, WhatWaitsForAWorkerFailsAndIsNeverServed) {
   EXPECT_EQ(data, std::vector<std::byte>(data.size())) << "the write has reached the handler";
 }
 
+// Its buffers are all that there are: requests wait for it, though no longer than it takes.
+TEST_F(TimeoutTest, AHandlerWithoutAnotherBufferHasItsRequestsUntilItAnswers) {
+  add_late("late_own", false).buffer = BufferOption::kCopy;
+  ASSERT_TRUE(start().failed.empty());
+  touch(hold());
+  submit(driver().disk(0));
+  while (statistics().timed_out < kLate) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  for (const auto& result : results_) EXPECT_EQ(result, 1) << "it waits";
+  unlink(hold().c_str());
+  touch(release());
+  iterate_until_ended();
+  for (const auto& result : results_) EXPECT_EQ(result, -ETIMEDOUT);
+  EXPECT_EQ(statistics().late_answers, kLate);
+  std::vector<std::byte> data(size_t{kSectors} * 512);
+  for (unsigned i = 0; i < kLate; ++i)
+    EXPECT_EQ(driver().disk(0)->read(i * kSectors, kSectors, data.data()), 0);
+  EXPECT_EQ(data, std::vector<std::byte>(data.size()));
+}
+
 // The handler must not be closed while it has something of a request.
 TEST_F(TimeoutTest, RestartAndStopWaitForWhatTheHandlerHas) {
   add_late("late", false);

@@ -3,13 +3,16 @@
 // A RAM disk that keeps the requests that come while the file "hold" exists, until the file
 // "release" does, and then, when the runner has failed them long since, makes use of all that a
 // handler may use of a request: it must find it as it was, and change nothing else. It ends the
-// process if it does not. With LATE_MOVES_DATA the data is moved by the host's functions.
+// process if it does not. With LATE_MOVES_DATA the data is moved by the host's functions, with
+// LATE_OWN_BUFFERS in buffers of its own, of which there is one for each tag.
 #include <poll.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <ublk/handler.hpp>
@@ -69,6 +72,17 @@ class Late final : public ublk::Handler {
     return static_cast<int>(io.length());
 #endif
   }
+#ifdef LATE_OWN_BUFFERS
+  void* alloc_io_buffer(ublk::HandlerQueue, uint16_t tag, size_t bytes) override {
+    if (!with_buffer_.insert(tag).second) return nullptr;
+    void* buffer = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return buffer == MAP_FAILED ? nullptr : buffer;
+  }
+  void free_io_buffer(ublk::HandlerQueue, uint16_t tag, void* buffer, size_t bytes) override {
+    must(with_buffer_.erase(tag) == 1);
+    munmap(buffer, bytes);
+  }
+#endif
   int flush(ublk::Io& io) override { return exists(hold_) ? keep(io) : 0; }
   int discard(ublk::Io& io) override {
     std::memset(ram_.data() + io.offset(), 0, io.length());
@@ -141,6 +155,7 @@ class Late final : public ublk::Handler {
   std::mutex mutex_;
   std::vector<Kept> kept_;
   std::thread answering_;
+  std::set<uint16_t> with_buffer_;
 };
 
 }  // namespace
