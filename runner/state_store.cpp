@@ -132,8 +132,10 @@ SavedDevice from_json(const json& file, const std::string& name) {
   device.cookie = number("cookie", UINT64_MAX);
   device.settings = file.at("settings").get<std::map<std::string, std::string>>();
   device.configured = file.value("configured", true);
-  if (file.contains("held_since_ns"))
-    device.held_since = std::chrono::nanoseconds(number("held_since_ns", INT64_MAX));
+  // For the log alone: no device is left alone because of it.
+  const json held_since = file.value("held_since_ns", json());
+  if (held_since.is_number_unsigned() && held_since.get<uint64_t>() <= INT64_MAX)
+    device.held_since = std::chrono::nanoseconds(held_since.get<uint64_t>());
   return device;
 }
 

@@ -148,7 +148,7 @@ TEST_F(StateStoreTest, ANumberIsTakenAsItIsWrittenOrNotAtAll) {
   store.save(example("a"));
   std::ifstream in(file("a.json"));
   const auto whole = nlohmann::json::parse(in);
-  for (const char* key : {"version", "id", "cookie", "held_since_ns"})
+  for (const char* key : {"version", "id", "cookie"})
     for (const char* bad :
          {"-1", "1e300", "1.5", "18446744073709551616", "\"1\"", "true", "null"}) {
       nlohmann::json damaged = whole;
@@ -160,6 +160,20 @@ TEST_F(StateStoreTest, ANumberIsTakenAsItIsWrittenOrNotAtAll) {
       EXPECT_TRUE(contents.findings[0].starts_with(file("a.json") + ": " + key + ": expected"))
           << contents.findings[0];
     }
+}
+
+TEST_F(StateStoreTest, ATimeThatCannotBeIsNone) {
+  StateStore store(dir_);
+  store.save(example("a"));
+  std::ifstream in(file("a.json"));
+  nlohmann::json damaged = nlohmann::json::parse(in);
+  for (const char* bad : {"-1", "1e300", "18446744073709551615", "\"1\"", "null"}) {
+    damaged["held_since_ns"] = nlohmann::json::parse(bad);
+    write("a.json", damaged.dump());
+    const StateStore::Contents contents = store.load();
+    ASSERT_EQ(contents.devices.size(), 1u) << bad;
+    EXPECT_EQ(contents.devices[0].held_since.count(), 0) << bad;
+  }
 }
 
 // Every damage of a file is found or harmless: nothing crashes.
