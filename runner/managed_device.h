@@ -187,6 +187,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   // managed_device_start.cpp: up.
   void refuse_second() const;
   void choose_queues(DeviceConfig& config) const;
+  void check_queues(const ublk_geometry& geometry) const;
   Task<> add();
   Task<> add_with_free_id(ublk::abi::DevInfo wanted);
   void choose_buffers(ublk::abi::DevInfo& wanted);
@@ -207,8 +208,11 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   void refuse();
   Task<> swap_queues();
   Task<> detach_handler();
+  bool kernel_has_handlers_buffers() const;
   Task<> refuse_smaller(uint64_t sectors);
   Task<> attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library);
+  Task<> attach_and_save(DeviceConfig config);
+  void keep_held(const std::string& cause);
   Task<> reattach();
   Task<bool> try_reattach();
   void go_on();
@@ -217,6 +221,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<> start_recovery();
   Task<int> go_on_with_recovery();
   Task<> recover(ublk::abi::DevInfo info);
+  Task<std::vector<DeviceUser>> find_users();
   Task<std::string> find_user();
   Task<> leave();
 

@@ -29,6 +29,7 @@ namespace abi = ublk::abi;
 constexpr seconds kReleasedLimit{60};  // of a dead server's last I/O
 constexpr Milliseconds kRetryInterval{20};
 constexpr seconds kEndRecoveryLimit{30};
+constexpr Milliseconds kLookLimit{5000};
 constexpr Milliseconds kTransientLimit{3000};  // udev's look at a device
 constexpr Milliseconds kTransientInterval{100};
 
@@ -107,6 +108,7 @@ Task<> ManagedDevice::recover(abi::DevInfo info) {
     OpenHandler handler = co_await open_handler(config_, nullptr, true);
     const ublk_geometry geometry = handler.geometry;
     use_handler(std::move(handler), config_);
+    check_queues(geometry);
     const abi::Params wanted = checked_params(geometry, config_);
     const std::string difference = params_difference(params_, wanted);
     if (!difference.empty())
@@ -203,6 +205,15 @@ Task<> ManagedDevice::remove() {
   co_await tear_down();
 }
 
+// To open a disk may take I/O on it, to find its partitions.
+Task<std::vector<DeviceUser>> ManagedDevice::find_users() {
+  const auto looking =
+      services_.jobs->run([users = services_.users, node = node()] { return users(node); });
+  const bool in_time = co_await looking.within(services_.context, kLookLimit);
+  if (!in_time) co_return std::vector<DeviceUser>{{"it can't be told in time who uses it"}};
+  co_return co_await looking;
+}
+
 // Who uses the device; empty: nobody. Where the kernel can it decides, and has stopped the device
 // if nobody does. Else what can be seen decides, and between the look and the stop somebody may
 // come.
@@ -210,9 +221,7 @@ Task<std::string> ManagedDevice::find_user() {
   const bool kernel_decides = (info_.flags & abi::kFlagSafeStopDev) != 0;
   const Deadline deadline(kTransientLimit);
   for (;;) {
-    const auto looking =
-        services_.jobs->run([users = services_.users, node = node()] { return users(node); });
-    const std::vector<DeviceUser> users = co_await looking;
+    const std::vector<DeviceUser> users = co_await find_users();
     const auto lasting = std::find_if(users.begin(), users.end(),
                                       [](const DeviceUser& user) { return !user.transient; });
     if (lasting != users.end()) co_return lasting->what;
@@ -238,7 +247,7 @@ Task<> ManagedDevice::leave() {
   const bool drained = co_await drain();
   update_state(held_since);
   bool closed = false;
-  if (drained && instance_ != nullptr) {
+  if (drained && instance_ != nullptr && !kernel_has_handlers_buffers()) {
     try {
       co_await detach_handler();
       closed = true;

@@ -148,10 +148,11 @@ void ManagedDevice::refuse() {
 }
 
 // Gives the queues, which are held and drained, from who serves them to the handler that is open,
-// or to none. If one can't be given, those that were are held by the new one.
+// or to none. One that can't be given stays with who has it, the others are held by the new one.
 Task<> ManagedDevice::swap_queues() {
   std::vector<Completion<>> taken;
   std::vector<Completion<>> closed;
+  const std::vector<Served> before = queues_;
   for (Served& served : queues_) {
     closed.push_back(served.closed);
     auto queue = make_queue(static_cast<uint16_t>(&served - queues_.data()), served);
@@ -162,13 +163,19 @@ Task<> ManagedDevice::swap_queues() {
     served.queue = std::move(queue);
   }
   std::exception_ptr failure;
-  for (const Completion<>& done : taken) {
-    const bool in_time = co_await done.within(services_.context, kSwapLimit);
+  for (size_t i = 0; i < taken.size(); ++i) {
+    const bool in_time = co_await taken[i].within(services_.context, kSwapLimit);
+    if (!in_time) {
+      // Once it runs again the new one has the queue before it is used.
+      failure =
+          std::make_exception_ptr(std::runtime_error("the thread of a queue does not answer"));
+      continue;
+    }
     try {
-      if (!in_time) throw std::runtime_error("the thread of a queue does not answer");
-      co_await done;
+      co_await taken[i];
     } catch (...) {
       failure = std::current_exception();
+      queues_[i] = before[i];
     }
   }
   if (failure) std::rethrow_exception(failure);
@@ -179,27 +186,26 @@ Task<> ManagedDevice::swap_queues() {
   }
 }
 
-// The device must be held.
+// The device must be held, and it stays so, without a handler, also if this throws: then the
+// instance is closed once the last of its queues is.
 Task<> ManagedDevice::detach_handler() {
   std::shared_ptr<HandlerInstance> instance = std::exchange(instance_, nullptr);
-  std::exception_ptr failure;
-  try {
-    co_await swap_queues();
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  instance_ = std::move(instance);
-  if (failure) std::rethrow_exception(failure);
-  co_await close_instance();
   enter(State::kHeld);
+  co_await swap_queues();
+  instance_ = std::move(instance);
+  co_await close_instance();
+}
+
+// The kernel writes into them as long as it has the tags, whatever becomes of the handler.
+bool ManagedDevice::kernel_has_handlers_buffers() const {
+  return instance_ != nullptr && instance_->table().alloc_io_buffer != nullptr &&
+         ublk::buffer_mode(info_) == ublk::BufferMode::kCopy;
 }
 
 // Who uses it may have written up to its end.
 Task<> ManagedDevice::refuse_smaller(uint64_t sectors) {
   if (sectors >= params_.basic.dev_sectors) co_return;
-  const auto looking =
-      services_.jobs->run([users = services_.users, node = node()] { return users(node); });
-  const std::vector<DeviceUser> users = co_await looking;
+  const std::vector<DeviceUser> users = co_await find_users();
   for (const DeviceUser& user : users)
     if (!user.transient)
       throw RunnerError(RunnerError::Kind::kInUse,
@@ -210,10 +216,11 @@ Task<> ManagedDevice::refuse_smaller(uint64_t sectors) {
 Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library) {
   OpenHandler handler = co_await open_handler(config, std::move(library), true);
   const ublk_geometry geometry = handler.geometry;
-  use_handler(std::move(handler), config);
   std::exception_ptr failure;
   bool swapping = false;
   try {
+    use_handler(std::move(handler), config);
+    check_queues(geometry);
     const ublk::abi::Params wanted = checked_params(geometry, config);
     const std::string difference = params_difference(params_, wanted);
     if (!difference.empty())
@@ -245,6 +252,7 @@ Task<> ManagedDevice::reattach() {
   Source timeout;
   if (config_.recovery_timeout.count() != 0)
     timeout = services_.context.after(config_.recovery_timeout, [this] {
+      if (state_ != State::kHeld) return;  // a restart has given it one
       log(LogLevel::kError, name(), "no handler within %s: its I/O fails until there is one",
           seconds_text(config_.recovery_timeout).c_str());
       refuse();
@@ -285,10 +293,39 @@ void ManagedDevice::go_on() {
   trouble_.clear();
   enter(State::kLive);
   release();
+  if (interrupt_retry_) std::exchange(interrupt_retry_, nullptr)();
   if (resize_wanted_) size_changed();
 }
 
 // ------------------------------------------------------------------ restart --
+
+// The next runner must go on with the storage that is written to from now on: it is told before
+// anything is dispatched. If that fails, the device is held, without a handler.
+Task<> ManagedDevice::attach_and_save(DeviceConfig config) {
+  co_await attach_handler(config, nullptr);
+  std::swap(config_, config);
+  std::exception_ptr failure;
+  try {
+    save_state();
+    co_return;
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  std::swap(config_, config);
+  try {
+    co_await detach_handler();
+  } catch (const std::exception& e) {
+    log(LogLevel::kError, name(), "%s", e.what());
+  }
+  std::rethrow_exception(failure);
+}
+
+// A restart has left it without a handler; the old one is opened again as soon as it can be.
+void ManagedDevice::keep_held(const std::string& cause) {
+  trouble_ = cause;
+  log(LogLevel::kError, name(), "held, without a handler: %s", trouble_.c_str());
+  tasks_.start(reattach());
+}
 
 Task<> ManagedDevice::restart(DeviceConfig config) {
   const auto permit = co_await operations_.acquire();
@@ -297,8 +334,7 @@ Task<> ManagedDevice::restart(DeviceConfig config) {
   if (is_volatile_)
     throw std::runtime_error("its data would be lost: handler " + config_.handler +
                              " keeps it in this process");
-  if (instance_ != nullptr && instance_->table().alloc_io_buffer != nullptr &&
-      ublk::buffer_mode(info_) == ublk::BufferMode::kCopy)
+  if (kernel_has_handlers_buffers())
     throw std::runtime_error("the kernel uses the handler's buffers while the device lives");
 
   save_state();  // what can't be saved afterwards would be undone by the next runner
@@ -308,20 +344,16 @@ Task<> ManagedDevice::restart(DeviceConfig config) {
     old_library = instance_->library();
     const bool drained = co_await hold();
     if (!drained) throw std::runtime_error("the handler does not answer its requests");
-    std::exception_ptr failure;
     try {
       co_await detach_handler();
-    } catch (...) {
-      failure = std::current_exception();
-    }
-    if (failure) {
-      release();
-      std::rethrow_exception(failure);
+    } catch (const std::exception& e) {
+      keep_held(e.what());
+      throw;
     }
   }
   std::exception_ptr failure;
   try {
-    co_await attach_handler(config, nullptr);
+    co_await attach_and_save(config);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -329,17 +361,13 @@ Task<> ManagedDevice::restart(DeviceConfig config) {
     try {
       co_await attach_handler(config_, old_library);
     } catch (const std::exception& e) {
-      trouble_ = e.what();
-      log(LogLevel::kError, name(), "held: nor can the old handler be opened: %s", e.what());
-      tasks_.start(reattach());
+      keep_held(e.what());
       std::rethrow_exception(failure);
     }
   }
   if (failure && instance_ == nullptr) std::rethrow_exception(failure);
-  if (!failure) config_ = std::move(config);
   go_on();
   if (failure) std::rethrow_exception(failure);
-  update_state();
   log(LogLevel::kInfo, name(), "restarted, its I/O was held for %lld ms",
       static_cast<long long>(
           std::chrono::duration_cast<Milliseconds>(std::chrono::steady_clock::now() - began)

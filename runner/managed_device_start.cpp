@@ -79,6 +79,14 @@ void ManagedDevice::choose_queues(DeviceConfig& config) const {
   if (config.queues == 0) config.queues = std::min(services_.threads.count(), kMaxAutomaticQueues);
 }
 
+// Of a handler for a device that the kernel has already, with its queues.
+void ManagedDevice::check_queues(const ublk_geometry& geometry) const {
+  if (geometry.max_queues == 0 || geometry.max_queues >= info_.nr_hw_queues) return;
+  throw std::runtime_error("the device has " + std::to_string(info_.nr_hw_queues) +
+                           " queues, the handler now takes " + std::to_string(geometry.max_queues) +
+                           " at most");
+}
+
 Task<> ManagedDevice::add() {
   enter(State::kAdding);
   abi::DevInfo wanted{};

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+// The handler of a device is changed while the kernel has the device, and something goes wrong: its
+// I/O waits, and goes on with the right data.
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "adopt_fixture.h"
+#include "test_data.h"
+
+namespace fake {
+namespace {
+
+using namespace std::chrono_literals;
+using ublk_runner::BufferOption;
+using ublk_runner::ManagedDevice;
+
+// With handler "touchy", of two queues.
+class SwapTest : public RunnerRecoveryTest {
+ protected:
+  void serve() {
+    add("disk", "touchy",
+        {{"path", dir_ + "/disk"},
+         {"size", "8M"},
+         {"no_open", no_open()},
+         {"no_close", no_close()},
+         {"most_queues", "0"}})
+        .queues = 2;
+    const StartSummary summary = start();
+    ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
+    disk_ = driver().disk(0);
+    ASSERT_EQ(disk_->write(8, 8, data_.data()), 0);
+  }
+  void TearDown() override {
+    disk_.reset();
+    RunnerRecoveryTest::TearDown();
+  }
+
+  std::string no_open() const { return dir_ + "/no_open"; }
+  std::string no_close() const { return dir_ + "/no_close"; }
+  static void touch(const std::string& path) { std::ofstream(path) << ' '; }
+  ManagedDevice& device() { return *runner_->find("disk"); }
+
+  // From now on, until it is answered.
+  void begin_read() {
+    result_ = 1;
+    disk_->submit({.op = ublk::Operation::kRead, .sector = 8, .sectors = 8, .data = again_.data()},
+                  [this](int result) { result_ = result; });
+  }
+  void iterate_until(const std::function<bool()>& holds) {
+    const auto end = std::chrono::steady_clock::now() + kHung;
+    while (!holds() && std::chrono::steady_clock::now() < end)
+      g_main_context_iteration(nullptr, FALSE);
+    ASSERT_TRUE(holds());
+  }
+  void expect_the_data() {
+    iterate_until([this] { return result_ != 1; });
+    EXPECT_EQ(result_, 0);
+    EXPECT_EQ(again_, data_);
+  }
+
+  std::shared_ptr<Disk> disk_;
+  const std::vector<std::byte> data_ = test::pattern(4096);
+  std::vector<std::byte> again_ = std::vector<std::byte>(4096);
+  std::atomic<int> result_{0};
+};
+
+TEST_F(SwapTest, QueuesThatCannotBeOpenedAreHeldUntilTheyCan) {
+  serve();
+  touch(no_open());
+  EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+  EXPECT_EQ(device().state(), ManagedDevice::State::kHeld);
+  begin_read();
+  EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+  EXPECT_EQ(device().state(), ManagedDevice::State::kHeld);
+  EXPECT_EQ(result_, 1);
+  std::filesystem::remove(no_open());
+  expect_the_data();
+  EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
+}
+
+TEST_F(SwapTest, AfterAQueueThatDoesNotCloseItsIoWaits) {
+  serve();
+  touch(no_close());
+  EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+  begin_read();
+  std::filesystem::remove(no_close());
+  expect_the_data();
+  iterate_until([this] { return device().state() == ManagedDevice::State::kLive; });
+}
+
+TEST_F(SwapTest, AHandlerOfFewerQueuesIsRefused) {
+  serve();
+  DeviceConfig fewer = device().config();
+  fewer.options["most_queues"].value = "1";
+  EXPECT_EQ(error_of_task(device().restart(fewer)),
+            "the device has 2 queues, the handler now takes 1 at most");
+  EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
+  begin_read();
+  expect_the_data();
+}
+
+// The next runner would go on with the old file.
+TEST_F(SwapTest, WhatTheNextRunnerCannotBeToldIsNotServed) {
+  state_dir_ = dir_ + "/state";
+  serve();
+  const std::string saved = state_dir_ + "/disk.json";
+  DeviceConfig other = device().config();
+  const std::string path = dir_ + '/' + std::string(100, 'x');
+  other.options["path"].value = path;
+  other.settings["path"].value = path;
+  std::filesystem::copy_file(dir_ + "/disk", path);
+
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit limit = before;
+  limit.rlim_cur = std::filesystem::file_size(saved) + 8;
+  signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const std::string error = error_of_task(device().restart(other));
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_NE(error.find("disk.json"), std::string::npos) << error;
+  EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
+  EXPECT_EQ(device().config().options.at("path").value, dir_ + "/disk");
+
+  const std::vector<std::byte> newer = test::pattern(4096, 2);
+  ASSERT_EQ(disk_->write(16, 8, newer.data()), 0);
+  std::ifstream file(dir_ + "/disk", std::ios::binary);
+  file.seekg(16 * 512);
+  ASSERT_TRUE(file.read(reinterpret_cast<char*>(again_.data()), 4096));
+  EXPECT_EQ(again_, newer) << "it was written elsewhere";
+}
+
+// Of a device that waits for its handler: it is over when the device has one.
+TEST_F(AdoptTest, ARestartEndsTheTimeout) {
+  add_file("disk");
+  leave_device();
+  std::filesystem::rename(dir_ + "/disk", dir_ + "/away");
+  save("disk", kCookie);
+  insert_saved("\"handler\"", "\"recovery_timeout\": \"1\", ");
+  ASSERT_EQ(start().started, 1u);
+  const ManagedDevice& device = *runner_->find("disk");
+  EXPECT_EQ(device.state(), ManagedDevice::State::kHeld);
+  const auto iterate_for = [](std::chrono::milliseconds time) {
+    const auto end = std::chrono::steady_clock::now() + time;
+    while (std::chrono::steady_clock::now() < end) g_main_context_iteration(nullptr, FALSE);
+  };
+  iterate_for(700ms);  // the next try comes after the timeout
+  std::filesystem::rename(dir_ + "/away", dir_ + "/disk");
+  EXPECT_EQ(error_of_task(runner_->restart("disk")), "");
+  EXPECT_EQ(device.state(), ManagedDevice::State::kLive);
+  in_flight_.get();
+  iterate_for(1500ms);
+  EXPECT_EQ(driver().disk(id_)->read(0, 1, data_.data()), 0);
+}
+
+// The kernel may write into them until this process ends. Handler "own" ends it if it is closed
+// before all are given back.
+TEST_F(RunnerRecoveryTest, AHandlerWhoseBuffersTheKernelHasIsNotClosed) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto leave = [this] {
+    state_dir_ = dir_ + "/state";
+    users_ = {{"ublkb0 is mounted at /mnt"}};
+    add("disk", "own", {{"size", "1M"}}).buffer = BufferOption::kCopy;
+    if (!start().failed.empty()) _exit(1);
+    stop();
+    std::filesystem::remove_all(dir_);
+    _exit(0);
+  };
+  EXPECT_EXIT(leave(), testing::ExitedWithCode(0), "");
+}
+
+}  // namespace
+}  // namespace fake
