@@ -23,7 +23,11 @@ struct KernelTrouble {
 };
 constexpr KernelTrouble kTroubles[] = {
     {{6, 13}, "recovery = fail-io is not possible", ""},
-    {{6, 16}, "no zero copy, and the size of a device can't change while it is there", ""},
+    {{6, 15}, "no zero copy", ""},
+    {{6, 16},
+     "zero copy takes two commands more for a request, and the size of a device can't change while "
+     "it is there",
+     ""},
     {{7, 0},
      "no batch I/O; whether a device is in use when it is to be removed is found out by a look "
      "at /proc and /sys, which sees no other containers",

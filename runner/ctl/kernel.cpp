@@ -18,7 +18,7 @@ namespace abi = ublk::abi;
 
 constexpr Feature kFeatures[] = {
     {abi::kFlagSupportZeroCopy, "SUPPORT_ZERO_COPY", "6.15",
-     "requests' memory can be registered as io_uring buffers"},
+     "zero_copy: requests' memory in the ring, by two commands for each"},
     {abi::kFlagCompInTask, "URING_CMD_COMP_IN_TASK", "6.0", "how requests are handed over"},
     {abi::kFlagNeedGetData, "NEED_GET_DATA", "6.0",
      "buffer = get-data: memory for the requests in flight alone"},
@@ -33,7 +33,7 @@ constexpr Feature kFeatures[] = {
     {abi::kFlagUserRecoveryFailIo, "USER_RECOVERY_FAIL_IO", "6.13",
      "recovery = fail-io: I/O fails until there is a runner again"},
     {abi::kFlagUpdateSize, "UPDATE_SIZE", "6.16", "resize while the device is used"},
-    {abi::kFlagAutoBufReg, "AUTO_BUF_REG", "6.16", "zero_copy"},
+    {abi::kFlagAutoBufReg, "AUTO_BUF_REG", "6.16", "zero_copy without these commands"},
     {abi::kFlagQuiesce, "QUIESCE", "6.16", "a server can be replaced while it lives (not used)"},
     {abi::kFlagPerIoDaemon, "PER_IO_DAEMON", "6.16", "threads can share a queue (not used)"},
     {abi::kFlagBufRegOffDaemon, "BUF_REG_OFF_DAEMON", "6.17",

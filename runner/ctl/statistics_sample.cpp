@@ -28,6 +28,13 @@ Sample take_sample(RunnerClient& client, const std::vector<std::string>& names) 
   return sample;
 }
 
+std::string why_nothing_counts(const Sample& sample) {
+  const bool off = !sample.devices.empty() &&
+                   std::none_of(sample.devices.begin(), sample.devices.end(),
+                                [](const auto& device) { return device.second.enabled; });
+  return off ? "nothing is counted: statistics = true is not in [runner] of the configuration" : "";
+}
+
 Rate rate_of(const OperationStatistics& before, const OperationStatistics& after, double seconds) {
   const bool anew = after.requests < before.requests;
   const OperationStatistics from = anew ? OperationStatistics{} : before;

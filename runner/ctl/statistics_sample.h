@@ -23,6 +23,9 @@ struct Sample {
 // that goes meanwhile is left out.
 Sample take_sample(RunnerClient& client, const std::vector<std::string>& names);
 
+// Why nothing of it is counted, if so; else empty.
+std::string why_nothing_counts(const Sample& sample);
+
 // What an operation did in so many seconds.
 struct Rate {
   double requests = 0;  // a second

@@ -18,16 +18,6 @@ namespace {
 
 constexpr size_t kFewDevices = 1;  // that are shown with all details
 
-void tell_if_off(const Sample& sample) {
-  const bool off = !sample.devices.empty() &&
-                   std::none_of(sample.devices.begin(), sample.devices.end(),
-                                [](const auto& device) { return device.second.enabled; });
-  if (off)
-    fputs(
-        "ublkctl: nothing is counted: statistics = true is not in [runner] of the configuration\n",
-        stderr);
-}
-
 std::string prometheus(const Sample& sample) {
   std::vector<ublk_runner::NamedStatistics> devices;
   for (const auto& [name, statistics] : sample.devices) devices.push_back({name, statistics});
@@ -57,7 +47,8 @@ ExitStatus stats(const Call& call) {
     print_text(prometheus(sample));
     return kExitOk;
   }
-  tell_if_off(sample);
+  if (const std::string why = why_nothing_counts(sample); !why.empty())
+    fprintf(stderr, "ublkctl: %s\n", why.c_str());
   if (call.has("watch")) return watch(call, client, std::move(sample));
   if (call.json())
     print_json(to_json(sample));

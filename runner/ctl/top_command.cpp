@@ -180,6 +180,8 @@ ExitStatus top(const Call& call) {
   RunnerClient client(call);
   Sample before = take_sample(client, call.arguments);
   const Terminal terminal;
+  const std::string off = why_nothing_counts(before);
+  if (!off.empty() && !terminal.is_one()) fprintf(stderr, "ublkctl: %s\n", off.c_str());
   for (uint64_t round = 0; round < rounds; ++round) {
     if (!wait(terminal, delay, order)) break;
     Sample after = take_sample(client, call.arguments);
@@ -190,8 +192,8 @@ ExitStatus top(const Call& call) {
       print_text("\x1b[H\x1b[J");
       print_text(std::to_string(lines.size()) + " devices, by " +
                  std::string(kOrders[static_cast<size_t>(order)]) +
-                 "; i: iops, b: bandwidth, l: latency, q: end\n\n" +
-                 table(lines, terminal.lines() - 4));
+                 "; i: iops, b: bandwidth, l: latency, q: end\n" + why_nothing_counts(after) +
+                 '\n' + table(lines, terminal.lines() - 4));
     } else {
       print_text(table(lines, SIZE_MAX) + '\n');
     }

@@ -221,7 +221,8 @@ TEST(CtlDoctor, KnowsKernels) {
   EXPECT_EQ(check_kernel("6.12.5").front().level, Check::Level::kOk);
   EXPECT_EQ(notes("7.3.4"), 0u);
   EXPECT_EQ(notes("7.2.12"), 1u);
-  EXPECT_EQ(notes("6.12.5"), 4u);
+  EXPECT_EQ(notes("6.15.1"), 3u);
+  EXPECT_EQ(notes("6.12.5"), 5u);
 }
 
 TEST(CtlDoctor, KnowsLimits) {
