@@ -147,8 +147,8 @@ enum {
 
 /*
  * One option of a handler. The runner reads it from the device's section of the
- * configuration, checks type and range, and shows it in "ublkctl handlers NAME"
- * and in --help. These names are the runner's own and can't be used: handler,
+ * configuration, checks type and range, and shows it in "ublkctl handlers NAME".
+ * These names are the runner's own and can't be used: handler,
  * queues, queue_depth, max_io_size, workers, buffer, zero_copy, batch_io,
  * recovery, recovery_timeout, io_timeout, io_timeout_action, read_only, and all
  * that begin with "ublk_".
@@ -392,7 +392,7 @@ struct ublk_handler {
 
   const char* name;    /* NAME of handler_NAME.so, [a-z][a-z0-9_-]* */
   const char* summary; /* one line for people */
-  const char* version; /* the handler's own; NULL: the runner's is not implied */
+  const char* version; /* the handler's own, for people; NULL: it has none */
 
   const struct ublk_option* options;
   uint32_t nr_options;
