@@ -113,7 +113,7 @@ void WorkerPool::main(Worker& self) {
 
   std::unique_lock lock(mutex_);
   self.tid = gettid();
-  self.cpu = kAnyCpu;
+  self.bind(kAnyCpu);  // not what the thread was that has made this one
   ++threads_started_;
   --starting_;
   self.completions = &completions;

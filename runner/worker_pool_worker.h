@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <sys/types.h>
 #include <ublk/unique_fd.h>
+#include <unistd.h>
 
 #include <atomic>
 
@@ -21,14 +22,15 @@ struct WorkerPool::Worker {
   void flush_completions() {
     if (completions != nullptr) completions->flush_if_left();
   }
-  // `to`: a CPU, or kAnyCpu for all that the calling thread may use.
+  // `to`: a CPU, or kAnyCpu for all that the process's first thread may use, which nobody binds:
+  // others may be bound, and their new threads with them.
   void bind(int to) {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
     if (to != kAnyCpu)
       CPU_SET(to, &cpus);
     else
-      sched_getaffinity(0, sizeof(cpus), &cpus);
+      sched_getaffinity(getpid(), sizeof(cpus), &cpus);
     cpu = sched_setaffinity(tid, sizeof(cpus), &cpus) == 0 ? to : kAnyCpu;
   }
   WorkerPool& pool;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -230,6 +231,50 @@ TEST(WorkerPool, AFewShortItemsRunOnTheCpuOfWhoQueuesThem) {
   feed(pool, [&](auto& feeder) { feeder.add(other, job); });
   ASSERT_TRUE(eventually([&] { return other.idle(); }));
   EXPECT_TRUE(CPU_EQUAL(&cpus, &all));
+}
+
+// A thread begins with the CPUs of the one that makes it.
+TEST(WorkerPool, ThreadsThatABoundOneMakesAreNotBound) {
+  cpu_set_t all;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
+  if (CPU_COUNT(&all) < 2) GTEST_SKIP() << "there is one CPU";
+  WorkerPool pool;
+  WorkerPool::Client client(pool, 8);
+  cpu_set_t of_bound;
+  pid_t bound = 0;
+  Job looks([&] {
+    bound = gettid();
+    sched_getaffinity(0, sizeof(of_bound), &of_bound);
+  });
+  std::array<cpu_set_t, 8> cpus{};
+  std::array<pid_t, 8> threads{};
+  std::deque<Job> jobs;
+  for (size_t i = 0; i < cpus.size(); ++i)
+    jobs.emplace_back([&, i] {
+      threads[i] = gettid();
+      sched_getaffinity(0, sizeof(cpus[i]), &cpus[i]);
+      std::this_thread::sleep_for(20ms);
+    });
+  std::thread queue_thread([&] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    for (int cpu = 0; CPU_COUNT(&one) == 0; ++cpu)
+      if (CPU_ISSET(cpu, &all)) CPU_SET(cpu, &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+    ASSERT_TRUE(becomes_bound(pool, client, looks, of_bound, one));
+    WorkerPool::Feeder feeder(pool);
+    for (Job& job : jobs) feeder.add(client, job);
+    feeder.flush(true);
+  });
+  queue_thread.join();
+  ASSERT_TRUE(eventually([&] { return client.idle(); }));
+  size_t others = 0;
+  for (size_t i = 0; i < cpus.size(); ++i) {
+    if (threads[i] == bound) continue;
+    ++others;
+    EXPECT_TRUE(CPU_EQUAL(&cpus[i], &all));
+  }
+  EXPECT_GT(others, 0u);
 }
 
 // As busy as they are: the CPUs have no more to give.
