@@ -231,7 +231,8 @@ void Backing::settle_size() {
     if (size_ == 0 || size_ % block != 0)
       refuse("size is " + bytes(size_) + ", expected a multiple of the block size, " +
              std::to_string(block));
-    if (size_ > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) - options_.offset)
+    constexpr auto kLongest = static_cast<uint64_t>(std::numeric_limits<off_t>::max());
+    if (options_.offset > kLongest || size_ > kLongest - options_.offset)
       refuse("offset and size add up to more than a file can have");
     return;
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "sparse_memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -16,6 +17,8 @@ namespace {
 
 constexpr uint64_t kPageSize = SparseMemory::kPageSize;
 constexpr uint64_t kPagesPerWord = 64;
+
+uint64_t whole_pages(uint64_t bytes) { return (bytes + kPageSize - 1) / kPageSize * kPageSize; }
 
 uint64_t bitmap_bytes(uint64_t bytes) {
   const uint64_t pages = (bytes + kPageSize - 1) / kPageSize;
@@ -64,18 +67,20 @@ SparseMemory::SparseMemory(uint64_t bytes)
 
 // The bitmap, then the data.
 SparseMemory::SparseMemory(uint64_t bytes, const SharedSegment& segment)
-    : size_(bytes), shared_(true), data_(nullptr), present_(nullptr) {
-  const uint64_t bitmap = (bitmap_bytes(bytes) + kPageSize - 1) / kPageSize * kPageSize;
-  const uint64_t data = (bytes + kPageSize - 1) / kPageSize * kPageSize;
-  segment.set_size(bitmap + data);
+    : size_(bytes),
+      segment_(&segment),
+      data_offset_(whole_pages(bitmap_bytes(bytes))),
+      data_(nullptr),
+      present_(nullptr) {
+  segment.set_size(data_offset_ + whole_pages(bytes));
   present_ = static_cast<uint64_t*>(map_zeroes(bitmap_bytes(bytes), segment.fd()));
   try {
-    data_ = static_cast<std::byte*>(map_zeroes(bytes, segment.fd(), bitmap));
+    data_ = static_cast<std::byte*>(map_zeroes(bytes, segment.fd(), data_offset_));
   } catch (...) {
     munmap(present_, bitmap_bytes(bytes));
     throw;
   }
-  drop_absent_pages(segment, bitmap);
+  drop_absent_pages();
 }
 
 SparseMemory::~SparseMemory() {
@@ -153,8 +158,11 @@ void SparseMemory::discard(uint64_t offset, uint64_t length) {
 }
 
 void SparseMemory::drop_pages(uint64_t first, uint64_t bytes) {
-  if (shared_) {
-    if (madvise(data_ + first, bytes, MADV_REMOVE) != 0) std::memset(data_ + first, 0, bytes);
+  if (segment_ != nullptr) {
+    // Not MADV_REMOVE, which locked memory refuses.
+    if (fallocate(segment_->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  static_cast<off_t>(data_offset_ + first), static_cast<off_t>(bytes)) != 0)
+      std::memset(data_ + first, 0, bytes);
     return;
   }
   // The first works for locked memory too, which the second refuses.
@@ -167,11 +175,11 @@ void SparseMemory::drop_pages(uint64_t first, uint64_t bytes) {
 // cleared already. They would come back with the next write to another block of the page. Only
 // pages that are there are looked at and dropped: they are few, and each drop makes the other CPUs
 // wait, so that dropping every hole takes a second where the disk was written at random.
-void SparseMemory::drop_absent_pages(const SharedSegment& segment, uint64_t data_offset) {
-  SharedSegment::Extent extent{data_offset, data_offset};
-  while ((extent = segment.next_data(extent.end)).begin < extent.end) {
-    const uint64_t last = (extent.end - data_offset + kPageSize - 1) / kPageSize;
-    for (uint64_t page = (extent.begin - data_offset) / kPageSize; page < last; ++page) {
+void SparseMemory::drop_absent_pages() {
+  SharedSegment::Extent extent{data_offset_, data_offset_};
+  while ((extent = segment_->next_data(extent.end)).begin < extent.end) {
+    const uint64_t last = whole_pages(extent.end - data_offset_) / kPageSize;
+    for (uint64_t page = (extent.begin - data_offset_) / kPageSize; page < last; ++page) {
       const uint64_t first = page;
       while (page < last && !has(page)) ++page;
       if (page != first) drop_pages(first * kPageSize, (page - first) * kPageSize);

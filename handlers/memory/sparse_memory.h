@@ -47,10 +47,11 @@ class SparseMemory {
   void zero_present(uint64_t offset, uint64_t length);
 
   void drop_pages(uint64_t first, uint64_t bytes);
-  void drop_absent_pages(const SharedSegment& segment, uint64_t data_offset);
+  void drop_absent_pages();
 
   const uint64_t size_;
-  const bool shared_ = false;
+  const SharedSegment* const segment_ = nullptr;  // nullptr: the memory is this process's
+  const uint64_t data_offset_ = 0;                // in the segment
   std::byte* data_;
   // One bit a page: it was written since it was last discarded. Without its bit a page is zero, and
   // a read need not touch it: even a page read in vain would cost a page table entry for ever.

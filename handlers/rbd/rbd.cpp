@@ -152,10 +152,12 @@ Rbd::~Rbd() {
 // A read-only image has no watch.
 void Rbd::watch() {
   if (read_only_) return;
+  uint64_t before = size_;
   if (const int error = rbd_update_watch(image_.get(), &watch_, header_changed, this); error < 0)
     fail(error, image_.text() + ": can't watch the image");
   watches_ = true;
-  size_ = image_.size();  // it may have changed before
+  // It may have changed before; what header_changed() has said since is newer.
+  size_.compare_exchange_strong(before, image_.size());
 }
 
 // librbd leaves out what is no multiple of that in the discards of an object.

@@ -105,6 +105,8 @@ TEST_F(FileHandlerOpen, RefusesAnOffsetThatDoesNotFit) {
                  "offset is 1048576 bytes, but the file has only 1048576 bytes");
   expect_refused({{"path", path_}, {"size", "1M"}, {"offset", "8191P"}, {"create", "true"}}, EFBIG,
                  "cannot be made");
+  expect_refused({{"path", path_}, {"size", "8K"}, {"offset", "18446744073709547520"}}, EINVAL,
+                 "offset and size add up to more than a file can have");
   expect_refused({{"path", path_}, {"size", "8P"}, {"offset", "8191P"}, {"create", "true"}}, EINVAL,
                  "more than a file can have");
 }

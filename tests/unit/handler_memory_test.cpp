@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -110,6 +111,24 @@ TEST_F(PersistentMemoryHandler, WhatDoesNotCountIsDroppedWhereverItLies) {
     EXPECT_EQ(disk.write(page * 4096, pattern(512)), 512);
     EXPECT_EQ(disk.read(page * 4096 + 512, 3584), zeroes(3584)) << "page " << page;
   }
+}
+
+// As the runner's is.
+TEST_F(PersistentMemoryHandler, FreesWhatIsDiscardedWhenItsMemoryIsLocked) {
+  if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0) GTEST_SKIP() << "may lock no memory";
+  {
+    Device disk("memory", options("64M"));
+    disk.write(kMiB, pattern(kMiB));
+    disk.write(5 * kMiB, pattern(4096));
+    disk.discard(0, 64 * kMiB);
+    struct stat status {};
+    EXPECT_EQ(stat(path_.c_str(), &status), 0);
+    EXPECT_LE(status.st_blocks * 512, 8192) << "the bitmap takes that";
+    for (const uint64_t at : {1, 5}) EXPECT_EQ(disk.read(at * kMiB, kMiB), zeroes(kMiB));
+    EXPECT_EQ(disk.write(kMiB, pattern(512)), 512);
+    EXPECT_EQ(disk.read(kMiB + 512, 3584), zeroes(3584));
+  }
+  munlockall();
 }
 
 TEST_F(PersistentMemoryHandler, IsOneProcessesAndOfOneSize) {
