@@ -35,13 +35,14 @@ ExitStatus run(const Call& call) {
   ExitStatus status = kExitOk;
   Json all = Json::array();
   std::vector<Row> rows = {{"DEVICE", "STATE", "FATE", "REASON"}};
-  for (const KernelDevice& device :
-       kernel_devices(*control, call.option("state-dir", UBLK_STATE_DIR))) {
+  const std::string state_dir = call.option("state-dir", UBLK_STATE_DIR);
+  for (const KernelDevice& device : kernel_devices(*control, state_dir)) {
     const std::string name = "ublkb" + std::to_string(device.id);
     std::string fate = fate_name(device.verdict.fate);
     std::string reason = device.verdict.reason;
     if (device.verdict.fate == Fate::kLeftover && call.has("yes")) {
       try {
+        check_leftover(*control, state_dir, device.id);
         // Its names first: once it is gone they would be those of the next device of that number.
         ublk_runner::DeviceLinks().remove_all(ublk::abi::kBlockDevicePrefix +
                                               std::to_string(device.id));

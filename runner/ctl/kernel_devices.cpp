@@ -102,7 +102,7 @@ void find_saved(const std::string& dir, Surroundings& found) {
 
 void find_all_saved(const std::string& state_dir, Surroundings& found) {
   find_saved(state_dir, found);
-  const fs::path own(state_dir);
+  const fs::path own = (fs::absolute(state_dir) / "").lexically_normal().parent_path();
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(own, error))
     if (entry.is_directory(error)) find_saved(entry.path().string(), found);
@@ -182,6 +182,12 @@ std::vector<KernelDevice> kernel_devices(ublk::Control& control, const std::stri
         {id, facts.info.has_value() ? state_name(facts.info->state) : "", judge(facts)});
   }
   return devices;
+}
+
+void check_leftover(ublk::Control& control, const std::string& state_dir, uint32_t id) {
+  const Verdict now = judge(facts_of(control, id, look_around(state_dir)));
+  if (now.fate != Verdict::Fate::kLeftover)
+    throw std::system_error(EBUSY, std::generic_category(), now.reason);
 }
 
 // Where the kernel can, it is the kernel that makes sure that nobody has opened it meanwhile.

@@ -52,6 +52,10 @@ struct KernelDevice {
 // if they are in it or beside it and their names begin with its name.
 std::vector<KernelDevice> kernel_devices(ublk::Control& control, const std::string& state_dir);
 
+// Looks again whether it is leftover: its number may be another device's by now. Throws
+// std::system_error: it is not.
+void check_leftover(ublk::Control& control, const std::string& state_dir, uint32_t id);
+
 // Removes a leftover device. Throws ublk::Error; EBUSY: somebody uses it.
 void remove_device(ublk::Control& control, uint32_t id);
 
