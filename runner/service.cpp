@@ -60,6 +60,8 @@ ExitStatus Service::run(std::function<void(ExitStatus)> ready) {
   const SignalSource on_hup(SIGHUP, [this] { on_hangup(); });
   if (checked_.config.devices.empty())
     log(LogLevel::kWarning, {}, "the configuration has no device");
+  // What changes during the start is read after it.
+  if (checked_.config.watch) watch_config();
   runner_.start(checked_.config, [this](const StartSummary& summary) { on_started(summary); });
   dbus_.emplace(runner_, reloader_, line_.config_file, line_.state_dir + '/' + kBusSocketName,
                 true);
@@ -101,10 +103,14 @@ void Service::use(const Config& config) {
   if (!config.watch)
     watch_.reset();
   else if (!watch_)
-    watch_.emplace(runner_.context(), line_.config_file, [this] {
-      log(LogLevel::kInfo, {}, "the configuration has changed");
-      reload();
-    });
+    watch_config();
+}
+
+void Service::watch_config() {
+  watch_.emplace(runner_.context(), line_.config_file, [this] {
+    log(LogLevel::kInfo, {}, "the configuration has changed");
+    reload();
+  });
 }
 
 void Service::use_statistics(const Config& config) {

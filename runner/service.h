@@ -39,6 +39,7 @@ class Service {
   void on_hangup();
   void reload();
   void use(const Config& config);
+  void watch_config();
   void use_statistics(const Config& config);
   void tell_ready() const;
   void stop();
