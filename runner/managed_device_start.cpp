@@ -37,9 +37,9 @@ uint64_t make_cookie() {
 }  // namespace
 
 Task<> ManagedDevice::start(std::function<void()> lost) {
+  const auto permit = co_await operations_.acquire();  // until all is undone, should it fail
   std::exception_ptr failure;
   try {
-    const auto permit = co_await operations_.acquire();
     enter(State::kOpening);
     refuse_second();
     OpenHandler handler = co_await open_handler(config_, nullptr, false);

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adopt_fixture.h"
@@ -108,6 +109,28 @@ TEST_F(SwapTest, AHandlerOfFewerQueuesIsRefused) {
   EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
   begin_read();
   expect_the_data();
+}
+
+// Whoever asks for it while it starts finds it undone, not half way.
+TEST_F(SwapTest, ARemovalWaitsForAStartThatFails) {
+  serve();
+  DeviceConfig other = device().config();
+  other.name = "other";
+  const auto adding = [](Runner& runner, DeviceConfig config,
+                         std::string& error) -> ublk_runner::Task<> {
+    try {
+      co_await runner.add(std::move(config), false);
+    } catch (const std::exception& e) {
+      error = e.what();
+    }
+  };
+  std::string error;
+  ublk_runner::TaskSet tasks;
+  tasks.start(adding(*runner_, other, error));
+  EXPECT_EQ(error_of_task(runner_->remove("other", true)), "");
+  EXPECT_EQ(runner_->find("other"), nullptr);
+  EXPECT_EQ(driver().nr_devices(), 1u);
+  iterate_until([&] { return !error.empty(); });
 }
 
 // The next runner would go on with the old file.
