@@ -3,7 +3,6 @@
 
 #include <exception>
 #include <memory>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -151,11 +150,22 @@ Task<Variant> DbusMethods::run_add(std::string name, std::map<std::string, std::
   std::map<std::string, Setting> located;
   for (auto& [key, value] : settings) located[key] = {std::move(value), {name, 0}};
   DeviceConfig config = device_from_settings(name, located);
-  std::optional<PersistentDevice> file;
-  if (persist) file.emplace(config_file(), config);
+  // Before there is a file: it would be taken for that of the first one, and removed.
+  runner_.refuse_second(name);
+  // Files are read and written by jobs: they may be on one of our own disks.
+  std::shared_ptr<PersistentDevice> file;
+  if (persist) {
+    const auto making = runner_.jobs().run([path = config_file(), config] {
+      return std::make_shared<PersistentDevice>(path, config);
+    });
+    file = co_await making;
+  }
   const std::string path = co_await runner_.add(std::move(config), false);
-  if (file.has_value()) {
-    file->commit();
+  if (file != nullptr) {
+    // A reload that has read the files before would remove it again.
+    const auto turn = co_await reloader_.turn();
+    const auto committing = runner_.jobs().run([file] { file->commit(); });
+    co_await committing;
     if (const auto device = runner_.find(name)) device->set_configured(true);
   }
   log(LogLevel::kInfo, name, "added by a command%s", persist ? ", for good" : "");
@@ -170,7 +180,7 @@ Task<Variant> DbusMethods::run_reload(bool dry_run) {
   runner_.check_running();
   Runner::Applied applied;
   if (dry_run)
-    applied.done = reloader_.dry_run();
+    applied.done = co_await reloader_.dry_run();
   else
     applied = co_await reloader_.reload();
   co_return own_variant(
@@ -193,9 +203,14 @@ void DbusMethods::remove_persistent(GDBusMethodInvocation* invocation, std::stri
 
 // The file goes last: while the device is there its absence would be a change of the configuration.
 Task<> DbusMethods::run_remove_persistent(std::string name, bool force) {
-  const std::string file = persistent_device_file(config_file(), name);
+  const auto looking = runner_.jobs().run(
+      [path = config_file(), name] { return persistent_device_file(path, name); });
+  const std::string file = co_await looking;
+  // A reload that has read the files before would add it again.
+  const auto turn = co_await reloader_.turn();
   co_await runner_.remove(std::move(name), force);
-  remove_persistent_device_file(file);
+  const auto removing = runner_.jobs().run([file] { remove_persistent_device_file(file); });
+  co_await removing;
 }
 
 void DbusMethods::resize(GDBusMethodInvocation* invocation, std::string name, uint64_t size) {

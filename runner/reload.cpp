@@ -28,11 +28,15 @@ Task<Runner::Applied> Reloader::reload() {
   co_return std::move(*applied);
 }
 
-// The libraries are held until all is applied, so that they are loaded once.
-Task<Runner::Applied> Reloader::read_and_apply() {
+Task<CheckedConfig> Reloader::read() const {
   const auto reading = runner_.jobs().run(
       [file = config_file_, dir = handler_dir_] { return check_config(file, dir); });
-  CheckedConfig checked = co_await reading;
+  co_return co_await reading;
+}
+
+// The libraries are held until all is applied, so that they are loaded once.
+Task<Runner::Applied> Reloader::read_and_apply() {
+  CheckedConfig checked = co_await read();
   for (const Finding& finding : checked.findings)
     log(LogLevel::kError, {}, "%s: %s", to_string(finding.location).c_str(), finding.text.c_str());
   if (!checked.findings.empty()) {
@@ -65,12 +69,12 @@ Task<> Reloader::run_triggered() {
   running_triggered_ = false;
 }
 
-std::vector<std::string> Reloader::dry_run() {
-  CheckedConfig checked = check_config(config_file_, handler_dir_);
+Task<std::vector<std::string>> Reloader::dry_run() {
+  CheckedConfig checked = co_await read();
   if (!checked.findings.empty()) throw ConfigError(std::move(checked.findings));
   std::vector<std::string> lines;
   for (const Change& change : runner_.changes(checked.config)) lines.push_back(to_string(change));
-  return lines;
+  co_return lines;
 }
 
 }  // namespace ublk_runner

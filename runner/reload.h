@@ -34,14 +34,18 @@ class Reloader {
   // reads anew. Throws ConfigError, after its findings have been logged: nothing has changed.
   Task<Runner::Applied> reload();
 
+  // While it is kept no reload is under way.
+  Task<Semaphore::Permit> turn() { return turn_.acquire(); }
+
   // A reload() that nobody waits for. One that is asked for while another is under way comes after
   // it, however often it is.
   void trigger();
 
-  // What reload() would do, a line each. Throws ConfigError. Loads handlers here and now.
-  std::vector<std::string> dry_run();
+  // What reload() would do, a line each. Throws ConfigError.
+  Task<std::vector<std::string>> dry_run();
 
  private:
+  Task<CheckedConfig> read() const;
   Task<Runner::Applied> read_and_apply();
   Task<> run_triggered();
 

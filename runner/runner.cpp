@@ -233,11 +233,14 @@ Task<> Runner::end_lost(std::shared_ptr<ManagedDevice> device) {
 
 // --------------------------------------------------------------- operations --
 
+void Runner::refuse_second(const std::string& name) const {
+  if (find(name) != nullptr)
+    throw RunnerError(RunnerError::Kind::kExists, "there is a device \"" + name + "\" already");
+}
+
 Task<std::string> Runner::add(DeviceConfig config, bool configured) {
   if (stopping_) throw RunnerError(RunnerError::Kind::kStopping, "the runner stops");
-  if (find(config.name) != nullptr)
-    throw RunnerError(RunnerError::Kind::kExists,
-                      "there is a device \"" + config.name + "\" already");
+  refuse_second(config.name);
   const auto device = std::make_shared<ManagedDevice>(*services_, std::move(config), configured);
   devices_.push_back(device);
   changed();

@@ -116,6 +116,8 @@ class Runner {
   // Those that there are, in no order.
   const std::vector<std::shared_ptr<ManagedDevice>>& devices() const { return devices_; }
   std::shared_ptr<ManagedDevice> find(const std::string& name) const;  // nullptr: none
+  // Throws RunnerError: there is such a device.
+  void refuse_second(const std::string& name) const;
   std::string link_path(const std::string& name) const { return options_.link_dir + '/' + name; }
   const std::string& handler_dir() const { return options_.handler_dir; }
   uint64_t features() const { return commands_.features(); }
