@@ -51,6 +51,7 @@ struct DeviceServices {
   DeviceLinks& links;
   std::string handler_dir;
   std::function<std::vector<DeviceUser>(const std::string& node)> users;  // any thread
+  Semaphore& looks;               // for users(), which takes descriptors
   StateStore* state;              // nullptr: no device outlives this process
   std::function<void()> changed;  // called after a change of what a device says of itself
   bool statistics;                // whether requests are counted and timed

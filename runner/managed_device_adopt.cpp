@@ -207,6 +207,7 @@ Task<> ManagedDevice::remove() {
 
 // To open a disk may take I/O on it, to find its partitions.
 Task<std::vector<DeviceUser>> ManagedDevice::find_users() {
+  const auto permit = co_await services_.looks.acquire();
   const auto looking =
       services_.jobs->run([users = services_.users, node = node()] { return users(node); });
   const bool in_time = co_await looking.within(services_.context, kLookLimit);

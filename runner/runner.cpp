@@ -79,9 +79,10 @@ void Runner::start(const Config& config, std::function<void(StartSummary)> done)
   settings_.devices.clear();
   pools_ = SharedPools::make(context_, config.buffer_memory);
   threads_.emplace(context_, pools_, config.io_threads, std::chrono::microseconds(config.spin));
-  services_.emplace(DeviceServices{
-      context_, jobs_, commands_, *threads_, pools_, ids_, links_, options_.handler_dir,
-      options_.users, state_ ? &*state_ : nullptr, [this] { changed(); }, config.statistics});
+  services_.emplace(DeviceServices{context_, jobs_, commands_, *threads_, pools_, ids_, links_,
+                                   options_.handler_dir, options_.users, looks_,
+                                   state_ ? &*state_ : nullptr, [this] { changed(); },
+                                   config.statistics});
   tasks_.start(start_all(config, std::move(done)));
 }
 

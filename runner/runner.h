@@ -151,6 +151,7 @@ class Runner {
   DeviceIds ids_;
   DeviceLinks links_;
   std::optional<QueueThreads> threads_;
+  Semaphore looks_{4};
   std::optional<DeviceServices> services_;
   Config settings_;  // those of [runner] that are in force; without devices
   std::vector<std::shared_ptr<ManagedDevice>> devices_;

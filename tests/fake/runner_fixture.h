@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -101,7 +102,10 @@ class RunnerTest : public FakeTest {
     options.handler_dir = UBLK_TEST_HANDLERS;
     options.link_dir = dir_ + "/ublk";
     options.driver = &driver();
-    options.users = [users = users_](const std::string&) { return users; };
+    options.users = [users = users_, look = while_looking_](const std::string&) {
+      if (look) look();
+      return users;
+    };
     options.state_dir = state_dir_;
     runner_ = std::make_unique<Runner>(options);
   }
@@ -150,6 +154,7 @@ class RunnerTest : public FakeTest {
 
   std::string dir_;
   std::vector<ublk_runner::DeviceUser> users_;  // of each disk, as the machine tells of them
+  std::function<void()> while_looking_;         // by a job, for each disk
   std::string state_dir_;                       // empty: the devices end with the runner
   Config config_;
   std::unique_ptr<Runner> runner_;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Devices that somebody has open are not removed, unless that is forced.
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -58,6 +60,29 @@ TEST_F(RunnerInUseTest, AShortLookIsWaitedFor) {
   });
   EXPECT_EQ(error_of_task(runner_->remove("disk", false)), "");
   EXPECT_EQ(driver().nr_devices(), 0u);
+}
+
+// Each look takes descriptors; with all devices at once there were none left, and devices stayed.
+TEST_F(RunnerInUseTest, AFewAreLookedAtAtATime) {
+  std::atomic<int> looking{0};
+  std::atomic<int> most{0};
+  while_looking_ = [&] {
+    const int now = ++looking;
+    for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) {
+    }
+    std::this_thread::sleep_for(20ms);
+    --looking;
+  };
+  state_dir_ = dir_ + "/state";
+  for (int i = 0; i < 16; ++i) {
+    const std::string name = "disk" + std::to_string(i);
+    add(name, "file", {{"path", dir_ + '/' + name}, {"size", "1M"}, {"create", "true"}});
+  }
+  ASSERT_TRUE(start().failed.empty());
+  stop();
+  EXPECT_EQ(driver().nr_devices(), 0u);
+  EXPECT_GT(most, 0);
+  EXPECT_LE(most, 4);
 }
 
 // The kernel deletes it when its user has gone, whom that holds up no longer than the runner.
