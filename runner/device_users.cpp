@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -109,7 +110,11 @@ void find_loops(const Nodes& nodes, std::vector<DeviceUser>& users) {
 // one of the disk: btrfs, which is mounted under a number of its own, targets of the kernel, ZFS.
 void find_claim(const std::string& disk, std::vector<DeviceUser>& users) {
   const ublk::UniqueFd fd(open(("/dev/" + disk).c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
-  if (!fd && errno == EBUSY) users.push_back({disk + " is in use by the kernel"});
+  if (fd || errno == ENXIO || errno == ENODEV || errno == ENOENT) return;  // free, or gone
+  if (errno == EBUSY)
+    users.push_back({disk + " is in use by the kernel"});
+  else
+    users.push_back({disk + " can't be opened: " + strerrordesc_np(errno)});
 }
 
 bool is_udev(const std::string& command) {
