@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -70,6 +71,16 @@ class SwapTest : public RunnerRecoveryTest {
     EXPECT_EQ(again_, data_);
   }
 
+  // Each handler has the disk's file open once.
+  int handlers() const {
+    int found = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code gone;
+      found += std::filesystem::read_symlink(entry, gone) == dir_ + "/disk";
+    }
+    return found;
+  }
+
   std::shared_ptr<Disk> disk_;
   const std::vector<std::byte> data_ = test::pattern(4096);
   std::vector<std::byte> again_ = std::vector<std::byte>(4096);
@@ -98,6 +109,7 @@ TEST_F(SwapTest, AfterAQueueThatDoesNotCloseItsIoWaits) {
   std::filesystem::remove(no_close());
   expect_the_data();
   iterate_until([this] { return device().state() == ManagedDevice::State::kLive; });
+  iterate_until([this] { return handlers() == 1; });
 }
 
 TEST_F(SwapTest, AHandlerOfFewerQueuesIsRefused) {
