@@ -278,7 +278,7 @@ BufferPool::Cache::~Cache() {
 }
 
 std::byte* BufferPool::Cache::acquire(Device& device, size_t bytes, Waiter& waiter) {
-  if (bytes - 1 < kMaxIoBytes && !pool_.pressure_.load(std::memory_order_relaxed)) {
+  if (bytes - 1 < device.max_io_bytes_ && !pool_.pressure_.load(std::memory_order_relaxed)) {
     const unsigned order = pool_.arena_->order_for(bytes);
     Shelf& shelf = shelves_[order];
     if (shelf.count > 0) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <stdexcept>
 #include <unordered_map>
 #include <utility>
 
@@ -21,7 +22,8 @@ namespace {
 // other command. Threads are made only when so many commands wait at once.
 constexpr unsigned kMaxIoWorkers = 4096;
 
-// A deleting kernel is given this long to let go of a command's memory when a Control ends.
+// When a Control ends, the kernel has this long to end the commands that are cancelled then; the
+// memory of those that it doesn't end is leaked.
 constexpr __kernel_timespec kCancelGrace = {.tv_sec = 2, .tv_nsec = 0};
 
 struct CommandName {
@@ -214,6 +216,7 @@ class Control::Impl {
   size_t pending() const { return unreported_; }
 
   void submit(Command command, Milliseconds deadline, Callback callback) {
+    make_room(2);
     const uint64_t number = next_number_++;
     auto entry = std::make_unique<Entry>(std::move(command), std::move(callback));
     entry->deadline = {.tv_sec = deadline.count() / 1000,
@@ -222,14 +225,17 @@ class Control::Impl {
     entries_.emplace(number, std::move(entry));
     ++unreported_;
 
-    prepare_command(e, number);
+    // First, so that the kernel has no command without its deadline if it takes only one of them.
     io_uring_sqe* timeout = get_sqe();
     io_uring_prep_timeout(timeout, &e.deadline, 0, 0);
     io_uring_sqe_set_data64(timeout, number << kKindBits | kDeadline);
+    prepare_command(e, number);
     io_uring_submit(&uring_);
   }
 
   void dispatch() {
+    // What the kernel would not take before, for want of memory.
+    if (io_uring_sq_ready(&uring_) != 0) io_uring_submit(&uring_);
     io_uring_cqe* cqe = nullptr;
     while (io_uring_peek_cqe(&uring_, &cqe) == 0) {
       const uint64_t user_data = cqe->user_data;
@@ -239,10 +245,7 @@ class Control::Impl {
     }
   }
 
-  void wait() {
-    io_uring_cqe* cqe = nullptr;
-    io_uring_wait_cqe(&uring_, &cqe);
-  }
+  void wait() { io_uring_submit_and_wait(&uring_, 1); }
 
  private:
   enum Kind : uint64_t { kCommand = 0, kDeadline = 1, kCancel = 2 };
@@ -257,14 +260,19 @@ class Control::Impl {
     bool reported = false;
   };
 
-  // The caller submits after every command, so the ring never fills up.
+  // The ring is full only when the kernel has refused to take what was prepared, for want of
+  // memory.
+  bool has_room(unsigned sqes) {
+    if (io_uring_sq_space_left(&uring_) < sqes) io_uring_submit(&uring_);
+    return io_uring_sq_space_left(&uring_) >= sqes;
+  }
+  void make_room(unsigned sqes) {
+    if (!has_room(sqes)) throw Error(EBUSY, "io_uring_submit of a control command");
+  }
+
   io_uring_sqe* get_sqe() {
     io_uring_sqe* sqe = io_uring_get_sqe(&uring_);
-    if (sqe == nullptr) {
-      io_uring_submit(&uring_);
-      sqe = io_uring_get_sqe(&uring_);
-    }
-    if (sqe == nullptr) throw Error(EBUSY, "io_uring_submit of a control command");
+    if (sqe == nullptr) throw std::logic_error("no room for a control command was made");
     return sqe;
   }
 
@@ -289,24 +297,28 @@ class Control::Impl {
     if (driver_.redirects()) driver_.redirect(uring_, *sqe);
   }
 
+  using Entries = std::unordered_map<uint64_t, std::unique_ptr<Entry>>;
+
   void handle(uint64_t number, Kind kind, int result) {
     const auto found = entries_.find(number);
     if (found == entries_.end()) return;
     if (kind == kCommand)
-      command_ended(number, result);
+      command_ended(found, result);
     else if (kind == kDeadline && result == -ETIME)
-      deadline_passed(number);
+      deadline_passed(found);
   }
 
-  void command_ended(uint64_t number, int result) {
-    const auto found = entries_.find(number);
-    const std::unique_ptr<Entry> entry = std::move(found->second);
-    entries_.erase(found);
+  void command_ended(Entries::iterator ended, int result) {
+    const uint64_t number = ended->first;
+    const std::unique_ptr<Entry> entry = std::move(ended->second);
+    entries_.erase(ended);
     if (!entry->reported) {
-      io_uring_sqe* sqe = get_sqe();
-      io_uring_prep_timeout_remove(sqe, number << kKindBits | kDeadline, 0);
-      io_uring_sqe_set_data64(sqe, number << kKindBits | kCancel);
-      io_uring_submit(&uring_);
+      if (has_room(1)) {  // a deadline that passes later finds no command
+        io_uring_sqe* sqe = get_sqe();
+        io_uring_prep_timeout_remove(sqe, number << kKindBits | kDeadline, 0);
+        io_uring_sqe_set_data64(sqe, number << kKindBits | kCancel);
+        io_uring_submit(&uring_);
+      }
       report(*entry, result);
     } else if (result >= 0 && entry->command.op() == abi::ControlOp::kAddDev) {
       submit(Command::del(entry->command.info().dev_id), kDefaultDeadline,
@@ -314,12 +326,15 @@ class Control::Impl {
     }
   }
 
-  void deadline_passed(uint64_t number) {
-    cancel(number);
-    io_uring_submit(&uring_);
-    report(*entries_.at(number), -ETIMEDOUT);
+  void deadline_passed(Entries::iterator passed) {
+    if (has_room(1)) {
+      cancel(passed->first);
+      io_uring_submit(&uring_);
+    }
+    report(*passed->second, -ETIMEDOUT);
   }
 
+  // There must be room.
   void cancel(uint64_t number) {
     io_uring_sqe* sqe = get_sqe();
     io_uring_prep_cancel64(sqe, number << kKindBits | kCommand, 0);
@@ -340,10 +355,12 @@ class Control::Impl {
   void cancel_all() {
     for (auto& [number, entry] : entries_) {
       entry->reported = true;
+      make_room(1);
       cancel(number);
     }
     const uint64_t end_of_grace = next_number_++ << kKindBits | kDeadline;
-    io_uring_sqe* sqe = get_sqe();
+    make_room(1);
+    io_uring_sqe* sqe = io_uring_get_sqe(&uring_);
     __kernel_timespec grace = kCancelGrace;
     io_uring_prep_timeout(sqe, &grace, 0, 0);
     io_uring_sqe_set_data64(sqe, end_of_grace);
@@ -357,14 +374,16 @@ class Control::Impl {
       io_uring_cqe_seen(&uring_, cqe);
       grace_over = user_data == end_of_grace;
       // Nobody knows of a device that was added meanwhile: this deletes it.
-      if ((user_data & kKindMask) == kCommand) command_ended(user_data >> kKindBits, result);
+      if (const auto ended = entries_.find(user_data >> kKindBits);
+          ended != entries_.end() && (user_data & kKindMask) == kCommand)
+        command_ended(ended, result);
     }
   }
 
   Driver& driver_;
   const UniqueFd fd_;
   io_uring uring_{};
-  std::unordered_map<uint64_t, std::unique_ptr<Entry>> entries_;
+  Entries entries_;
   uint64_t next_number_ = 1;
   size_t unreported_ = 0;
 };
@@ -389,20 +408,22 @@ Error Control::error(int result, const Command& command) {
 }
 
 Command Control::run(Command command, Milliseconds deadline) {
-  int result = 0;
-  bool done = false;
-  Command answer = command;
-  submit(std::move(command), deadline, [&](int r, const Command& ended) {
-    result = r;
-    answer = ended;
-    done = true;
+  struct Outcome {
+    bool known;
+    int result;
+    Command answer;
+  };
+  // Another command's callback may throw out of dispatch(), before this one has ended.
+  const auto outcome = std::make_shared<Outcome>(Outcome{false, 0, command});
+  submit(std::move(command), deadline, [outcome](int result, const Command& ended) {
+    *outcome = {true, result, ended};
   });
-  while (!done) {
+  while (!outcome->known) {
     impl_->wait();
     dispatch();
   }
-  if (result < 0) throw error(result, answer);
-  return answer;
+  if (outcome->result < 0) throw error(outcome->result, outcome->answer);
+  return outcome->answer;
 }
 
 uint64_t Control::features(Milliseconds deadline) {

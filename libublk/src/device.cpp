@@ -2,10 +2,10 @@
 #include "ublk/device.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cerrno>
 
+#include "mapping.h"
 #include "ublk/error.h"
 
 namespace ublk {
@@ -16,9 +16,8 @@ std::shared_ptr<DeviceNode> DeviceNode::open(Driver& driver, const abi::DevInfo&
 
 DeviceNode::DeviceNode(Driver& driver, const abi::DevInfo& info)
     : driver_(driver), info_(info), fd_(driver.open_device(info.dev_id)) {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  map_size_ = (info_.queue_depth * sizeof(abi::IoDesc) + page - 1) / page * page;
-  const size_t stride = (abi::kDescriptorStride + page - 1) / page * page;
+  map_size_ = internal::round_up_to_page(info_.queue_depth * sizeof(abi::IoDesc));
+  const size_t stride = internal::round_up_to_page(abi::kDescriptorStride);
   descriptors_.reserve(info_.nr_hw_queues);
   for (uint16_t queue = 0; queue < info_.nr_hw_queues; ++queue) {
     void* map = mmap(nullptr, map_size_, PROT_READ, MAP_SHARED | MAP_POPULATE, fd_.get(),

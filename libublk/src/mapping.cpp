@@ -27,7 +27,8 @@ Mapping::Mapping(size_t bytes) : size_(round_up_to_page(bytes)) {
   void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
-    throw Error(errno,
+    const int error = errno;
+    throw Error(error,
                 "mmap of " + std::to_string(size_) + " bytes of address space for I/O buffers");
   }
   madvise(memory, size_, MADV_NOHUGEPAGE);  // a kernel without huge pages refuses; that is as well

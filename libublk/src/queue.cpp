@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "ublk/queue.h"
 
-#include <sys/mman.h>
-
 #include <cerrno>
 #include <cstring>
 #include <new>
@@ -10,6 +8,7 @@
 
 #include "batch.h"
 #include "command.h"
+#include "mapping.h"
 #include "slot.h"
 #include "ublk/error.h"
 #include "ublk/ring.h"
@@ -40,18 +39,6 @@ ZeroCopy zero_copy(const abi::DevInfo& info) {
   if ((info.flags & abi::kFlagAutoBufReg) != 0) return ZeroCopy::kAutomatic;
   if ((info.flags & abi::kFlagSupportZeroCopy) != 0) return ZeroCopy::kExplicit;
   return ZeroCopy::kNone;
-}
-
-static std::byte* map_memory(size_t bytes) {
-  void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (map == MAP_FAILED) {
-    const int error = errno;
-    throw Error(error, "mmap of " + std::to_string(bytes) + " bytes for a queue's data");
-  }
-  // A huge page would make one small request cost as much memory as hundreds.
-  madvise(map, bytes, MADV_NOHUGEPAGE);
-  return static_cast<std::byte*>(map);
 }
 
 static std::unique_ptr<internal::QueueBatch> make_batch(const DeviceNode& node, BufferMode mode,
@@ -87,7 +74,7 @@ Queue::Queue(Ring& ring, std::shared_ptr<DeviceNode> node, uint16_t index, Backe
       batch_(make_batch(*node_, mode_, buffer_slot != kNoZeroCopy)) {
   if (mode_ == BufferMode::kCopy) allocate_buffers();
   // Only addresses, until a write fails before it has a buffer.
-  if (mode_ == BufferMode::kGetData) waste_ = map_memory(buffer_size_);
+  if (mode_ == BufferMode::kGetData) waste_ = std::make_unique<internal::Mapping>(buffer_size_);
 }
 
 Queue::~Queue() { free_buffers(); }
@@ -97,7 +84,7 @@ Queue::~Queue() { free_buffers(); }
 void Queue::allocate_buffers() {
   std::byte* first = backend_->alloc_io_buffer(*this, 0, buffer_size_);
   if (first == nullptr) {
-    buffers_ = map_memory(depth_ * buffer_size_);
+    buffers_ = std::make_unique<internal::Mapping>(depth_ * buffer_size_);
     return;
   }
   try {
@@ -119,10 +106,8 @@ void Queue::allocate_buffers() {
 }
 
 void Queue::free_buffers() {
-  if (buffers_ != nullptr) munmap(buffers_, depth_ * buffer_size_);
-  buffers_ = nullptr;
-  if (waste_ != nullptr) munmap(waste_, buffer_size_);
-  waste_ = nullptr;
+  buffers_.reset();
+  waste_.reset();
   if (own_buffers_ == nullptr) return;
   for (uint16_t tag = 0; tag < depth_; ++tag)
     if (own_buffers_[tag] != nullptr) backend_->free_io_buffer(*this, tag, own_buffers_[tag]);
@@ -131,7 +116,7 @@ void Queue::free_buffers() {
 
 std::byte* Queue::tag_buffer(uint16_t tag) const {
   if (mode_ != BufferMode::kCopy) return nullptr;
-  return buffers_ != nullptr ? buffers_ + tag * buffer_size_ : own_buffers_[tag];
+  return buffers_ != nullptr ? buffers_->data() + tag * buffer_size_ : own_buffers_[tag];
 }
 
 void Queue::replace_io_buffer(uint16_t tag, std::byte* buffer) {
@@ -209,7 +194,7 @@ void Queue::data_arrived(Slot& slot) {
     hand_over(slot);
     return;
   }
-  madvise(waste_, buffer_size_, MADV_DONTNEED);
+  waste_->discard(0, waste_->size());
   ++in_flight_;
   ++ring_.in_flight_;
   commit(slot);
@@ -261,13 +246,13 @@ void Queue::get_data(Slot& slot) {
     slot.phase = Phase::kFailing;
     if (slot.result >= 0) slot.result = -EIO;
   }
-  const std::byte* address = slot.phase == Phase::kFailing ? waste_ : slot.buffer;
+  const std::byte* address = slot.phase == Phase::kFailing ? waste_->data() : slot.buffer;
   if (!submit_command(abi::IoOp::kNeedGetData, slot.tag, 0, reinterpret_cast<uint64_t>(address))) {
     ring_.defer(slot);
     return;
   }
   // Whoever still has the id must not complete the request meanwhile.
-  give_to_kernel(slot, slot.generation() + 1);
+  give_to_kernel(slot);
 }
 
 void Queue::commit(Slot& slot) {
@@ -293,13 +278,14 @@ void Queue::commit(Slot& slot) {
     else
       backend_->buffer_done(*this, slot.tag, slot.buffer);
   }
-  give_to_kernel(slot, slot.generation() + 1);
+  give_to_kernel(slot);
 }
 
-void Queue::give_to_kernel(Slot& slot, uint32_t generation) {
+void Queue::give_to_kernel(Slot& slot) {
   --in_flight_;
   --ring_.in_flight_;
-  slot.word.store(Slot::make_word(generation, SlotState::kKernel), std::memory_order_relaxed);
+  slot.word.store(Slot::make_word(slot.generation() + 1, SlotState::kKernel),
+                  std::memory_order_relaxed);
 }
 
 // -------------------------------------------------------- explicit zero copy --

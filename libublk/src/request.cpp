@@ -39,7 +39,9 @@ bool Request::provide_buffer(std::byte* buffer) {
   return slot_ != nullptr && provide_buffer(release(), buffer);
 }
 
+// Further than any request's end begins the data of the next tag.
 ssize_t Request::read_data(void* to, size_t length, uint32_t offset) const {
+  if (offset > this->length()) return -EINVAL;
   const Queue& queue = *slot_->queue;
   const ssize_t n = pread(queue.node().fd(), to, length,
                           static_cast<off_t>(abi::user_copy_offset(queue.index(), tag(), offset)));
@@ -47,6 +49,7 @@ ssize_t Request::read_data(void* to, size_t length, uint32_t offset) const {
 }
 
 ssize_t Request::write_data(const void* from, size_t length, uint32_t offset) const {
+  if (offset > this->length()) return -EINVAL;
   const Queue& queue = *slot_->queue;
   const ssize_t n = pwrite(queue.node().fd(), from, length,
                            static_cast<off_t>(abi::user_copy_offset(queue.index(), tag(), offset)));
@@ -64,7 +67,7 @@ bool Request::complete(int result, CompletionBatch* batch) {
   const uint32_t word = slot->word.load(std::memory_order_acquire);
   if (word != Slot::make_word(slot->generation(), SlotState::kServer)) return false;
   slot->result = result;
-  slot->ring->finish(*slot);
+  slot->ring->commit_or_get_data(*slot);
   return true;
 }
 
@@ -84,7 +87,7 @@ bool Request::complete(uint64_t id, int result, CompletionBatch* batch) {
   Slot* slot = win(id);
   if (slot == nullptr) return false;
   slot->result = result;
-  slot->ring->finished(*slot, batch);
+  slot->ring->route_completion(*slot, batch);
   return true;
 }
 
@@ -93,7 +96,7 @@ bool Request::provide_buffer(uint64_t id, std::byte* buffer) {
   if (slot == nullptr) return false;
   slot->buffer = buffer;
   slot->phase = Phase::kAwaitsData;
-  slot->ring->finished(*slot, nullptr);
+  slot->ring->route_completion(*slot, nullptr);
   return true;
 }
 

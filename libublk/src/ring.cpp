@@ -24,10 +24,17 @@ using internal::SlotState;
 namespace {
 
 constexpr unsigned kSubmitEntries = 256;
-constexpr unsigned kFileSlots =
-    1024;  // devices of a ring; the default RLIMIT_NOFILE allows no more
-
+constexpr unsigned kFileSlots = 1024;     // devices; the default RLIMIT_NOFILE allows no more
 constexpr unsigned kBufferSlots = 16384;  // the kernel's limit
+
+// With these, requests or their data look other than this library knows them.
+void check_flags(const abi::DevInfo& info) {
+  constexpr uint64_t kNotServed =
+      abi::kFlagZoned | abi::kFlagIntegrity | abi::kFlagShmemZeroCopy | abi::kFlagIoDescSize;
+  if (const uint64_t flags = info.flags & kNotServed; flags != 0)
+    throw Error(EOPNOTSUPP, "attach a queue of device " + std::to_string(info.dev_id),
+                "its flags " + std::to_string(flags) + " (abi::kFlag*) are not served");
+}
 
 void check_zero_copy(const abi::DevInfo& info) {
   const ZeroCopy kind = zero_copy(info);
@@ -62,6 +69,7 @@ Ring::Ring(io_uring* uring, unsigned file_slots)
       thread_(pthread_self()),
       wakeup_(std::make_shared<internal::Wakeup>()),
       file_slots_(file_slots) {
+  static_assert(internal::kUserDataMark == kMark << 48);
   arm_wakeup_poll();
 }
 
@@ -77,6 +85,7 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
                 "attach queue " + std::to_string(queue) + " of device " +
                     std::to_string(node->info().dev_id),
                 "it has " + std::to_string(node->info().nr_hw_queues) + " queues");
+  check_flags(node->info());
   check_zero_copy(node->info());
   if ((node->info().flags & abi::kFlagBatchIo) != 0 && batch_ == nullptr)
     batch_ = std::make_unique<internal::RingBatch>(*uring_);
@@ -255,19 +264,19 @@ void Ring::drain_completed() {
   while (slot != nullptr) {
     Slot* next = slot->next;
     ++remote_completions_;
-    finish(*slot);
+    commit_or_get_data(*slot);
     slot = next;
   }
 }
 
-void Ring::finished(Slot& slot, CompletionBatch* batch) {
+void Ring::route_completion(Slot& slot, CompletionBatch* batch) {
   if (on_own_thread())
-    finish(slot);
+    commit_or_get_data(slot);
   else if (batch == nullptr || !slot.queue->takes_commits_anywhere(slot) || !batch->commit(slot))
     push_completed(slot, batch);
 }
 
-void Ring::finish(Slot& slot) {
+void Ring::commit_or_get_data(Slot& slot) {
   if (slot.phase == Phase::kServing)
     slot.queue->commit(slot);
   else
@@ -284,7 +293,7 @@ void Ring::retry_deferred() {
   Slot* slot = std::exchange(deferred_, nullptr);
   while (slot != nullptr) {
     Slot* next = slot->next;
-    finish(*slot);
+    commit_or_get_data(*slot);
     slot = next;
   }
 }
@@ -323,15 +332,24 @@ void Ring::prepare_wait() {
   if (deferred_ != nullptr) retry_deferred();
   if (fetches_again_) start_fetches();
   if (stale_file_slots_) clear_file_slots();
-  // Before the thread sleeps: others, on other rings too, may wait for just these buffers.
-  while (!used_buffers_.empty() && io_uring_submit(uring_) >= 0 && io_uring_sq_ready(uring_) == 0)
-    release_buffers();
+  do {
+    // Before the thread sleeps: others, on other rings too, may wait for just these buffers.
+    while (!used_buffers_.empty() && io_uring_submit(uring_) >= 0 && io_uring_sq_ready(uring_) == 0)
+      release_buffers();
+  } while (!may_sleep());
+  // For want of memory the kernel has not taken it yet: there is no CQE to wait for.
+  if (deferred_ != nullptr || fetches_again_ || !used_buffers_.empty()) wakeup_->write();
+}
+
+// Other threads wake this one from now on; or they have completed requests before, whose commits
+// are in the ring now.
+bool Ring::may_sleep() {
   // Without a request in the server's hands no other thread can complete one.
-  while (in_flight_ != 0) {
-    uintptr_t expected = kEmpty;
-    if (completed_.compare_exchange_strong(expected, kAsleep, std::memory_order_relaxed)) break;
-    drain_completed();
-  }
+  if (in_flight_ == 0) return true;
+  uintptr_t expected = kEmpty;
+  if (completed_.compare_exchange_strong(expected, kAsleep, std::memory_order_relaxed)) return true;
+  drain_completed();
+  return false;
 }
 
 void Ring::wait_over() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A tag's place in the server; the diagram of its life is in ublk/request.h.
+// A tag's place in the server.
 #ifndef UBLK_SLOT_H
 #define UBLK_SLOT_H
 
@@ -25,6 +25,22 @@ enum class Phase : uint8_t {
 
 enum class SlotState : uint32_t { kKernel = 0, kServer = 1, kCompleted = 2 };
 
+// The request that a tag now carries, and its way back. The state says who may touch the rest:
+//
+//            CQE                 complete()             commit prepared
+//   kernel ------> server (N) ---------------> kernel, generation N + 1     on the ring's thread
+//                    |                            ^
+//                    +--------> completed --------+                         from another thread,
+//                       (exchanged: one wins)   list drained                by the ring's list
+//
+// kernel: the ring's thread alone, also while it has the request's data registered (explicit zero
+// copy). server: whoever holds the Request. completed: the slot is a node of the ring's list until
+// the ring's thread takes it out.
+//
+// With kFlagBatchIo another thread may commit: then the state is kernel from complete() on, and the
+// slot is that thread's until its CompletionBatch is flushed. What the kernel does not take goes
+// into the ring's list in that state.
+//
 // All zero is a valid, idle slot: memory for tags that never see a request is never touched.
 struct alignas(64) Slot {
   static constexpr unsigned kIdShift = 48;  // user-space addresses have no more bits

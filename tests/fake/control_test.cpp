@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Control commands when the driver is slow, silent or refuses: deadlines, cancellation, undoing.
+#include <unistd.h>
+
+#include <cerrno>
 #include <chrono>
 #include <map>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "backends.h"
@@ -43,6 +47,35 @@ void finish(Control& control) {
 }
 
 using ControlTest = FakeTest;
+
+TEST_F(ControlTest, ACallbackThatThrowsLeavesOtherCommandsAsTheyAre) {
+  Control control(driver());
+  const ublk::Device device(control, device_spec(kBytes));
+  control.submit(ublk::Command::get_features(), kHung,
+                 [](int, const ublk::Command&) { throw std::runtime_error("of a callback"); });
+  // Its queue is not served, so it does not end before the other's callback is run.
+  EXPECT_THROW(control.run(ublk::Command::start(device.id(), getpid()), 1s), std::runtime_error);
+  finish(control);
+}
+
+TEST_F(ControlTest, DevicesThatLookOtherAreNotAttached) {
+  Control control(driver());
+  const abi::DevInfo added = control.add(device_spec(kBytes).info);
+  MemoryBackend backend(kBytes);
+  RingThread thread;
+  for (const uint64_t flag :
+       {abi::kFlagZoned, abi::kFlagIntegrity, abi::kFlagShmemZeroCopy, abi::kFlagIoDescSize}) {
+    abi::DevInfo info = added;
+    info.flags |= flag;
+    try {
+      thread.attach(ublk::DeviceNode::open(driver(), info), 0, backend);
+      ADD_FAILURE() << "attached with flag " << flag;
+    } catch (const ublk::Error& e) {
+      EXPECT_EQ(e.code().value(), EOPNOTSUPP) << e.what();
+    }
+  }
+  control.del(added.dev_id);
+}
 
 TEST_F(ControlTest, FeaturesAndFlagsFollowTheKernel) {
   {

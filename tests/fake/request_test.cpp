@@ -336,6 +336,78 @@ TEST_F(RequestTest, GetDataGivesEachBufferBackOnce) {
   EXPECT_EQ(backend.buffers, 0);
 }
 
+// Keeps the read of one sector, with its buffer, until a flush comes; then another thread completes
+// it.
+class KeepingBackend : public ublk::Backend {
+ public:
+  static constexpr uint64_t kSector = 8;
+
+  void submit(Request request) override {
+    const bool keep = request.sector() == kSector && request.sectors() == 1;
+    if (request.op() == Operation::kRead)
+      request.set_buffer(keep ? kept_buffer_.data() : buffer_.data());
+    if (keep) {
+      kept_ = request.release();
+      return;
+    }
+    if (request.op() == Operation::kFlush)
+      std::thread([this] { EXPECT_TRUE(Request::complete(kept_, 512)); }).join();
+    request.complete(length_of(request));
+  }
+  void buffer_done(ublk::Queue&, uint16_t, std::byte* buffer) override {
+    if (buffer == kept_buffer_.data()) done.set_value();
+  }
+  std::promise<void> done;
+
+ private:
+  uint64_t kept_ = 0;
+  std::vector<std::byte> kept_buffer_ = std::vector<std::byte>(512);
+  std::vector<std::byte> buffer_ = std::vector<std::byte>(1 << 20);
+};
+
+// The ring's thread has seen no CQE of the completion when it is about to sleep, and gets none.
+TEST_F(RequestTest, NoBufferIsKeptWhileTheThreadSleeps) {
+  KeepingBackend backend;
+  ublk::Control control(driver());
+  RingThread thread;
+  const ServedDevice device(
+      control, device_spec(kBytes, 1, 4, abi::kAttrVolatileCache, abi::kFlagNeedGetData), backend,
+      {&thread});
+  const auto disk = driver().disk(device.id());
+  std::vector<std::byte> data(512);
+  std::promise<int> result;
+  disk->submit({.op = Operation::kRead,
+                .sector = KeepingBackend::kSector,
+                .sectors = 1,
+                .data = data.data()},
+               [&result](int r) { result.set_value(r); });
+  disk->submit({.op = Operation::kFlush}, [](int r) { EXPECT_EQ(r, 0); });
+  EXPECT_EQ(result.get_future().get(), 0);
+  EXPECT_EQ(backend.done.get_future().wait_for(kHung), std::future_status::ready);
+}
+
+// In /dev/ublkcN the data of the next tag follows.
+TEST_F(RequestTest, DataPastTheEndIsNotAnotherRequests) {
+  std::vector<Request> both;
+  std::promise<void> ended;
+  Served served(
+      driver(),
+      [&](Request request) {
+        both.push_back(std::move(request));
+        if (both.size() < 2) return;
+        const std::byte stray{};
+        for (Request& each : both)
+          EXPECT_EQ(each.write_data(&stray, 1, abi::kUserCopyMaxIoBytes), -EINVAL);
+        for (Request& each : both) each.complete(-EIO);
+        ended.set_value();
+      },
+      device_spec(kBytes, 1, 2, 0, abi::kFlagUserCopy));
+  std::vector<std::byte> data(4096);
+  for (int i = 0; i < 2; ++i)
+    served.disk->submit({.op = Operation::kRead, .sectors = 8, .data = data.data()}, [](int) {});
+  EXPECT_EQ(ended.get_future().wait_for(kHung), std::future_status::ready);
+}
+
 // Has one buffer for all: a request waits until the one before has given it back, and then is
 // served inside buffer_done().
 class OneBufferBackend : public ublk::Backend {

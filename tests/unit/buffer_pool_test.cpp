@@ -278,6 +278,9 @@ TEST(BufferPool, RefusesSizesThatMakeNoSense) {
   EXPECT_THROW(tag.acquire(ring, device, 0), std::invalid_argument);
   EXPECT_THROW(tag.acquire(ring, page, kPage + 1), std::invalid_argument);
   EXPECT_THROW(tag.acquire(ring, device, SIZE_MAX), std::invalid_argument);
+  EXPECT_TRUE(tag.acquire(ring, device, 2 * kPage));
+  tag.release(ring, device);
+  EXPECT_THROW(tag.acquire(ring, page, 2 * kPage), std::invalid_argument) << "now it is cached";
   EXPECT_TRUE(tag.acquire(ring, device, BufferPool::kMaxIoBytes));
   tag.release(ring, device);
 }

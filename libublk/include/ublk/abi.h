@@ -202,7 +202,7 @@ static_assert(offsetof(Params, basic) == 8 && offsetof(Params, discard) == 40 &&
 
 // struct ublksrv_io_desc: a request, in the mapping of /dev/ublkcN.
 struct IoDesc {
-  uint32_t op_flags;    // operation in the low 8 bits, kIoFlag* above
+  uint32_t op_flags;    // operation in the low 8 bits, kIoFlag* in the others
   uint32_t nr_sectors;  // or nr_zones
   uint64_t start_sector;
   uint64_t addr;

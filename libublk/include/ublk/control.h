@@ -14,8 +14,8 @@
 // ETIMEDOUT at once; if the kernel completes it nevertheless, later, its memory is still there, and
 // an ADD that comes too late is undone. Commands run side by side and hold up no other.
 //
-// Two ways to call, over the same commands: the functions named after them wait and throw Error;
-// submit() returns at once, and dispatch() calls back.
+// Two ways to call, over the same commands: run(), and for the usual ones functions named after
+// them, wait and throw Error; submit() returns at once, and dispatch() calls back.
 //
 // Threads: a Control belongs to the thread that made it.
 #ifndef UBLK_CONTROL_H
@@ -90,7 +90,8 @@ class UBLK_EXPORT Control {
   Control(const Control&) = delete;
   Control& operator=(const Control&) = delete;
 
-  // Starts a command. `callback` is called exactly once, by dispatch().
+  // Starts a command. `callback` is called exactly once, by dispatch(). Throws Error EBUSY if the
+  // kernel takes nothing more; then nothing was started.
   void submit(Command command, Milliseconds deadline, Callback callback);
   // Readable when dispatch() has something to do. Stays the same and is not to be closed.
   int fd() const;

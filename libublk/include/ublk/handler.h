@@ -292,9 +292,9 @@ struct ublk_host {
   void* (*queue_data)(const struct ublk_queue* queue);
 
   /*
-   * Tells what is wrong with a device that is served all the same: its I/O fails, or waits. Shown by
-   * "ublkctl show" and "list" as the device's trouble, not logged. An empty text: nothing any more.
-   * Gone with the instance. Returns at once. Any thread, between open and close.
+   * Tells what is wrong with a device that is served all the same: its I/O fails, or waits. Shown
+   * by "ublkctl show" and "list" as the device's trouble, not logged. An empty text: nothing any
+   * more. Gone with the instance. Returns at once. Any thread, between open and close.
    */
   void (*set_trouble)(struct ublk_device* device, const char* format, ...)
       __attribute__((format(printf, 2, 3)));
@@ -332,12 +332,12 @@ enum {
   UBLK_GEOMETRY_FUA = 1u << 3, /* understands UBLK_REQUEST_FUA; needs FLUSH */
   UBLK_GEOMETRY_DISCARD = 1u << 4,
   UBLK_GEOMETRY_WRITE_ZEROES = 1u << 5,
+  /* The data does not outlive the process. Such a device is never recovered into an empty disk. */
+  UBLK_GEOMETRY_VOLATILE = 1u << 6,
   /* Can serve READ and WRITE of data in the ring's buffer table, see ublk_request.buffer_index. It
    * gets such requests where kernel and configuration allow it, with UBLK_MODEL_RING only, and
    * others at any time. */
   UBLK_GEOMETRY_ZERO_COPY = 1u << 7,
-  /* The data does not outlive the process. Such a device is never recovered into an empty disk. */
-  UBLK_GEOMETRY_VOLATILE = 1u << 6,
 };
 
 /* All sizes in bytes. The runner fills in the defaults before it calls geometry. */

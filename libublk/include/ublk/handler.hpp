@@ -33,7 +33,13 @@
 // Errors: the constructor, geometry(), fence() and open_queue() throw. A std::system_error gives
 // its errno, anything else derived from std::exception -EINVAL, and what() becomes the text that
 // the user reads. The I/O functions return a result as submit() in handler.h does; an exception
-// that leaves them fails the request with -EIO.
+// that leaves them fails the request with -EIO. close_queue(), cancel() and free_io_buffer() must
+// not throw: nothing could be done about it, and the process ends.
+//
+// What the class says of itself, as static constexpr members: kName, kSummary and kModel always;
+// kOptions, kVersion (const char*), kWorkers (threads a device with UBLK_MODEL_WORKERS gets unless
+// the configuration says otherwise), kScratchSize (bytes of each tag, Io::scratch()), kMovesData
+// (true: it moves the data itself, UBLK_HANDLER_MOVES_DATA), kFrameSize where they are needed.
 //
 // A handler that has to wait for something is of UBLK_MODEL_WORKERS and waits; or it returns
 // UBLK_PENDING, and completes the request later; or it is a CoroutineHandler, whose functions are
@@ -396,7 +402,7 @@ class Adapter {
                    [&] { *instance = std::make_unique<Instance>(*args).release(); });
   }
 
-  static void close(void* instance) { delete &self(instance); }
+  static void close(void* instance) noexcept { delete &self(instance); }
 
   static int geometry(void* instance, ublk_geometry* geometry) {
     if constexpr (!is_overridden<typename T::Default, decltype(&T::write)>)
@@ -426,13 +432,9 @@ class Adapter {
                    [&] { *data = i.handler.open_queue(HandlerQueue(*i.host, queue)); });
   }
 
-  static int queue_close(void* instance, ublk_queue* queue, void* data) {
+  static int queue_close(void* instance, ublk_queue* queue, void* data) noexcept {
     Instance& i = self(instance);
-    try {
-      return i.handler.close_queue(HandlerQueue(*i.host, queue), data);
-    } catch (...) {
-      return 0;
-    }
+    return i.handler.close_queue(HandlerQueue(*i.host, queue), data);
   }
 
   static void* alloc_io_buffer(void* instance, ublk_queue* queue, uint16_t tag, size_t bytes) {
@@ -444,7 +446,7 @@ class Adapter {
     }
   }
   static void free_io_buffer(void* instance, ublk_queue* queue, uint16_t tag, void* buffer,
-                             size_t bytes) {
+                             size_t bytes) noexcept {
     Instance& i = self(instance);
     i.handler.free_io_buffer(HandlerQueue(*i.host, queue), tag, buffer, bytes);
   }
@@ -483,7 +485,7 @@ class Adapter {
     }
   }
 
-  static void cancel(void* instance, ublk_queue* queue, ublk_request* request) {
+  static void cancel(void* instance, ublk_queue* queue, ublk_request* request) noexcept {
     Instance& i = self(instance);
     if constexpr (!kCoroutines) {
       i.handler.cancel(HandlerQueue(*i.host, queue), *request);

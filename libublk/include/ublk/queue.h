@@ -21,6 +21,7 @@ class Queue;
 class Ring;
 
 namespace internal {
+class Mapping;
 struct CommitBlock;
 struct QueueBatch;
 class RemoteCommits;
@@ -37,8 +38,9 @@ class UBLK_EXPORT Backend {
   virtual void submit(Request request) = 0;
 
   // A command of the queue has failed: `tag` is not served any more, or, with kFlagBatchIo and a
-  // command that is for all tags, `tag` 0, the queue. Stop the device. The usual causes are misuse:
-  // a second FETCH, a ring of another thread.
+  // command that is for all tags, `tag` 0, the queue. Stop the device. `error`: the kernel's errno,
+  // positive; EPROTO for an answer that isn't known. The usual causes are misuse: a second FETCH, a
+  // ring of another thread.
   virtual void failed(Queue& queue, uint16_t tag, int error);
 
   // All tags have come back from the kernel after STOP_DEV (or the device's end). The last call for
@@ -61,9 +63,9 @@ class UBLK_EXPORT Backend {
   virtual void free_io_buffer(Queue& queue, uint16_t tag, std::byte* buffer);
 
   // After Queue::tell_of_commits(): a request is about to go back to the kernel, which gets
-  // `result`. On the ring's thread, or, with kFlagBatchIo, on one that flushes a CompletionBatch;
-  // the tag's next request can't come before this has returned. What the kernel did not take from
-  // such a thread comes again, on the ring's.
+  // `result`, bytes or -errno. On the ring's thread, or, with kFlagBatchIo, on one that flushes a
+  // CompletionBatch; the tag's next request can't come before this has returned. What the kernel
+  // did not take from such a thread comes again, on the ring's.
   virtual void committing(Queue& queue, uint16_t tag, int result);
 };
 
@@ -122,12 +124,15 @@ class UBLK_EXPORT Queue {
   void replace_io_buffer(uint16_t tag, std::byte* buffer);
 
   // Another Backend serves the queue from now on; `backend` must live until stopped(), and the one
-  // before may go. It gets the calls that were the other's: the requests that are not completed yet
-  // come back by buffer_done() to the new one, and in copy mode so do the tags' buffers by
-  // free_io_buffer().
+  // before may go. With kFlagBatchIo no other thread may have a request, or a CompletionBatch that
+  // is to be flushed, meanwhile: it may be about to call committing() of the one before. It gets
+  // the calls that were the other's: the requests that are not completed yet come back by
+  // buffer_done() to the new one, and in copy mode so do the tags' buffers by free_io_buffer().
   void set_backend(Backend& backend) { backend_ = &backend; }
 
-  // Requests that the server has and has not completed yet.
+  // Requests that the server has and has not completed yet. Not a write whose data is on its way to
+  // the buffer that provide_buffer() gave: submit() comes for it, and its buffer is in use until
+  // buffer_done().
   unsigned in_flight() const;
   // With `on` the ring's thread is woken for each request that another thread completes, also where
   // it has nothing to do with it (kFlagBatchIo): for who waits until in_flight() is 0. A switch,
@@ -157,7 +162,7 @@ class UBLK_EXPORT Queue {
   void data_arrived(internal::Slot& slot);
   void command_failed(uint16_t tag, int error);
   void commit(internal::Slot& slot);
-  void give_to_kernel(internal::Slot& slot, uint32_t generation);
+  void give_to_kernel(internal::Slot& slot);
   uint64_t registration(uint16_t tag) const;
   // False: the ring has no SQE.
   bool submit_command(abi::IoOp op, uint16_t tag, int result, uint64_t address);
@@ -195,12 +200,12 @@ class UBLK_EXPORT Queue {
   const int buffer_slot_;     // tag 0's in its buffer table, or one of those above
   bool keeps_buffer_slots_ = false;
   std::atomic<bool> tells_of_commits_{false};
-  uint32_t with_kernel_ = 0;                   // tags that the kernel holds
-  uint32_t in_flight_ = 0;                     // tags that the server holds
-  size_t buffer_size_ = 0;                     // bytes a tag, in copy mode
-  std::byte* buffers_ = nullptr;               // the library's, for all tags
-  std::unique_ptr<std::byte*[]> own_buffers_;  // the backend's, one a tag
-  std::byte* waste_ = nullptr;                 // where data of failed writes goes, in get-data mode
+  uint32_t with_kernel_ = 0;                    // tags that the kernel holds
+  uint32_t in_flight_ = 0;                      // tags that the server holds
+  size_t buffer_size_ = 0;                      // bytes a tag, in copy mode
+  std::unique_ptr<internal::Mapping> buffers_;  // the library's, for all tags
+  std::unique_ptr<std::byte*[]> own_buffers_;   // the backend's, one a tag
+  std::unique_ptr<internal::Mapping> waste_;  // where data of failed writes goes, in get-data mode
   const std::unique_ptr<internal::QueueBatch> batch_;  // with kFlagBatchIo
   bool ending_ = false;                                // with it: waits for the last completions
 

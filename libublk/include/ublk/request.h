@@ -21,23 +21,7 @@ class CompletionBatch;
 
 namespace internal {
 
-// A tag's place in the server: the request that the tag now carries, and its way back. The state
-// says who may touch the rest:
-//
-//            CQE                 complete()             commit prepared
-//   kernel ------> server (N) ---------------> kernel, generation N + 1     on the ring's thread
-//                    |                            ^
-//                    +--------> completed --------+                         from another thread,
-//                       (exchanged: one wins)   list drained                by the ring's list
-//
-// kernel: the ring's thread alone, also while it has the request's data registered (explicit zero
-// copy). server: whoever holds the Request. completed: the slot is a node
-// of the ring's list until the ring's thread takes it out.
-//
-// With kFlagBatchIo another thread may commit: then the state is kernel from complete() on, and the
-// slot is that thread's until its CompletionBatch is flushed. What the kernel does not take goes
-// into the ring's list in that state.
-struct alignas(64) Slot;
+struct alignas(64) Slot;  // a tag's place in the server
 
 }  // namespace internal
 

@@ -166,10 +166,11 @@ class UBLK_EXPORT Ring {
 
   void handle(uint64_t user_data, int result, uint32_t flags);
   void queue_stopped(Queue& queue);
+  bool may_sleep();
   void push_completed(internal::Slot& slot, CompletionBatch* batch);
   void drain_completed();
-  void finished(internal::Slot& slot, CompletionBatch* batch);  // any thread
-  void finish(internal::Slot& slot);
+  void route_completion(internal::Slot& slot, CompletionBatch* batch);  // any thread
+  void commit_or_get_data(internal::Slot& slot);                        // the ring's thread
   void defer(internal::Slot& slot);
   void release_after_submit(Queue& queue, uint16_t tag, std::byte* buffer);
   void release_buffers();

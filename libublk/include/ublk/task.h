@@ -42,6 +42,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <variant>
 
 namespace ublk {
 
@@ -273,11 +274,21 @@ class [[nodiscard]] WhenAll {
   }
   auto await_resume() {
     return std::apply(
-        [](auto&... each) { return std::tuple<decltype(each.take())...>{each.take()...}; },
+        [](auto&... each) { return std::tuple<decltype(result(each))...>{result(each)...}; },
         awaited_);
   }
 
  private:
+  template <class T>
+  static auto result(T& awaited) {
+    if constexpr (std::is_void_v<decltype(awaited.take())>) {
+      awaited.take();
+      return std::monostate();
+    } else {
+      return awaited.take();
+    }
+  }
+
   std::tuple<Awaited...> awaited_;
   Group group_;
 };
@@ -302,7 +313,8 @@ class [[nodiscard]] WhenAllOf {
 
 }  // namespace internal
 
-// Runs several at once, until all have ended, and gives the result of each:
+// Runs several at once, until all have ended, and gives the result of each, std::monostate for a
+// Task<void>:
 //
 //   const auto [left, right] = co_await ublk::when_all(io.write(fd0, ...), copy_to(io, fd1));
 //

@@ -22,8 +22,10 @@
 #include <string>
 #include <system_error>
 #include <tuple>
+#include <type_traits>
 #include <ublk/handler.hpp>
 #include <utility>
+#include <variant>
 
 namespace {
 
@@ -241,7 +243,10 @@ class Coroutines final : public ublk::CoroutineHandler {
       second.reset();
       co_await *third;
     }
-    co_return check(io, left == 0);
+    unsigned last = 1;
+    const auto [nothing, nop] = co_await ublk::when_all(count_down(io, last), io.nop());
+    static_assert(std::is_same_v<decltype(nothing), const std::monostate>);
+    co_return check(io, left == 0 && last == 0 && nop == 0);
   }
 
   Task<int> forever(Io& io) const {
