@@ -103,16 +103,17 @@ void Backing::create() {
   if (device_of(folder) == device_of("/dev"))
     fail(ENOENT, "is not created, since it would be a plain file among the device nodes");
 
-  const Fd made(::open(options_.path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
+  const ublk::UniqueFd made(
+      ::open(options_.path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
   if (!made) fail(errno, "cannot be created");
   // The name must be as durable as what will be flushed to the file.
-  const Fd parent(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const ublk::UniqueFd parent(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (parent) fsync(parent.get());
 }
 
-Fd Backing::open(int more_flags) const {
+ublk::UniqueFd Backing::open(int more_flags) const {
   const int flags = (options_.read_only ? O_RDONLY : O_RDWR) | (options_.direct ? O_DIRECT : 0);
-  return Fd(::open(options_.path.c_str(), flags | more_flags | O_CLOEXEC));
+  return ublk::UniqueFd(::open(options_.path.c_str(), flags | more_flags | O_CLOEXEC));
 }
 
 void Backing::open_to_measure() {
@@ -271,7 +272,7 @@ bool Backing::lock() const {
 // predecessor's claim lasts as long as its lock, which therefore comes first: without it, who has
 // the device is not known.
 void Backing::claim() {
-  Fd claimed = open(O_EXCL);
+  ublk::UniqueFd claimed = open(O_EXCL);
   if (!claimed) fail(errno, "is in use, by a mount maybe");
   fd_ = std::move(claimed);
   claimed_ = true;

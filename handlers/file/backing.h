@@ -4,11 +4,11 @@
 #ifndef UBLK_HANDLERS_FILE_BACKING_H
 #define UBLK_HANDLERS_FILE_BACKING_H
 
+#include <ublk/unique_fd.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
-
-#include "fd.h"
 
 namespace file {
 
@@ -62,7 +62,7 @@ class Backing {
  private:
   bool exists() const;
   void create();
-  Fd open(int more_flags) const;
+  ublk::UniqueFd open(int more_flags) const;
   void open_to_measure();
   void measure_file();
   void measure_block_device();
@@ -76,7 +76,7 @@ class Backing {
   [[noreturn]] void refuse(const std::string& what) const;
 
   const BackingOptions options_;
-  Fd fd_;
+  ublk::UniqueFd fd_;
   bool block_device_ = false;
   bool claimed_ = false;
   bool acquired_ = false;

@@ -4,9 +4,9 @@
 #ifndef UBLK_HANDLERS_FILE_WRITE_BACK_WATCH_H
 #define UBLK_HANDLERS_FILE_WRITE_BACK_WATCH_H
 
-#include <mutex>
+#include <ublk/unique_fd.h>
 
-#include "fd.h"
+#include <mutex>
 
 namespace file {
 
@@ -24,7 +24,7 @@ class WriteBackWatch {
   int error();
 
  private:
-  const Fd fd_;
+  const ublk::UniqueFd fd_;
   std::mutex mutex_;  // a leaf; nothing that could wait is done with it held
   int error_ = 0;
 };
