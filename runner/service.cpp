@@ -63,8 +63,10 @@ ExitStatus Service::run(std::function<void(ExitStatus)> ready) {
   // What changes during the start is read after it.
   if (checked_.config.watch) watch_config();
   runner_.start(checked_.config, [this](const StartSummary& summary) { on_started(summary); });
+  // The bus would give its one name to any runner, and after a restart to another one than before.
+  const bool use_system_bus = line_.state_dir == UBLK_STATE_DIR;
   dbus_.emplace(runner_, reloader_, line_.config_file, line_.state_dir + '/' + kBusSocketName,
-                true);
+                use_system_bus);
   g_main_loop_run(loop_.get());
   return status_;
 }
