@@ -134,7 +134,7 @@ class Runner {
   void forget(const SavedDevice& saved);
   Task<> start_device(std::shared_ptr<ManagedDevice> device);
   void take_live_settings(const Config& config);
-  Task<std::string> apply_change(Change change);
+  Task<> apply_change(Change change);
   Task<> stop_all(std::function<void()> done);
   Task<> end_lost(std::shared_ptr<ManagedDevice> device);
   std::function<void()> when_lost(const std::shared_ptr<ManagedDevice>& device);

@@ -130,12 +130,12 @@ void Runner::take_live_settings(const Config& config) {
   settings_.statistics_interval = config.statistics_interval;
 }
 
-Task<std::string> Runner::apply_change(Change change) {
+Task<> Runner::apply_change(Change change) {
   switch (change.kind) {
     case Change::Kind::kSet:
       break;
     case Change::Kind::kAdd: {
-      const std::string path = co_await add(std::move(change.config), true);
+      co_await add(std::move(change.config), true);
       break;
     }
     case Change::Kind::kRemove:
@@ -150,7 +150,6 @@ Task<std::string> Runner::apply_change(Change change) {
     case Change::Kind::kRefuse:
       throw std::runtime_error("refused");
   }
-  co_return std::string();
 }
 
 Task<Runner::Applied> Runner::apply(Config config) {
@@ -158,9 +157,9 @@ Task<Runner::Applied> Runner::apply(Config config) {
   take_live_settings(config);
   for (const DeviceConfig& device : config.devices)
     if (const auto running = find(device.name)) running->set_configured(true);
-  std::vector<Task<std::string>> tasks;
+  std::vector<Task<>> tasks;
   for (const Change& change : wanted) tasks.push_back(apply_change(change));
-  std::vector<Outcome<std::string>> outcomes = co_await when_all(std::move(tasks));
+  std::vector<Outcome<void>> outcomes = co_await when_all(std::move(tasks));
   Applied applied;
   for (size_t i = 0; i < outcomes.size(); ++i) {
     const std::string text = to_string(wanted[i]);
