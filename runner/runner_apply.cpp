@@ -3,12 +3,16 @@
 // From the devices that there are to those that a configuration asks for.
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <set>
+#include <span>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 #include <utility>
 
 #include "log.h"
+#include "option_value.h"
 #include "runner.h"
 
 namespace ublk_runner {
@@ -24,14 +28,35 @@ bool is_fixed(const std::string& key) {
   return std::find(kFixedKeys.begin(), kFixedKeys.end(), key) != kFixedKeys.end();
 }
 
-// The keys whose values differ, or that only one has.
+// The text of a key; of one that the device doesn't have the default, if the key is the runner's
+// own.
+std::optional<std::string> text_of(const DeviceConfig& device, const std::string& key,
+                                   const ublk_option* own) {
+  if (const auto set = device.settings.find(key); set != device.settings.end())
+    return set->second.value;
+  if (own == nullptr || own->default_value == nullptr) return std::nullopt;
+  return own->default_value;
+}
+
+// "1M" is "1024K", and a default that only one has written out is the same, too. What a handler's
+// options mean is known to the handler alone.
+bool have_same(const DeviceConfig& a, const DeviceConfig& b, const std::string& key) {
+  const std::span<const ublk_option> keys = device_keys();
+  const auto found = std::ranges::find_if(keys, [&](const auto& k) { return key == k.name; });
+  const ublk_option* own = found == keys.end() ? nullptr : &*found;
+  const std::optional<std::string> left = text_of(a, key, own);
+  const std::optional<std::string> right = text_of(b, key, own);
+  if (own == nullptr || !left || !right || own->type == UBLK_OPTION_STRING) return left == right;
+  const ublk_option_value one = parse_option_value(*own, *left);
+  const ublk_option_value other = parse_option_value(*own, *right);
+  return one.number == other.number && one.boolean == other.boolean;
+}
+
 std::set<std::string> different_keys(const DeviceConfig& a, const DeviceConfig& b) {
   std::set<std::string> keys;
   const auto compare = [&keys](const DeviceConfig& one, const DeviceConfig& other) {
-    for (const auto& [key, setting] : one.settings) {
-      const auto same = other.settings.find(key);
-      if (same == other.settings.end() || same->second.value != setting.value) keys.insert(key);
-    }
+    for (const auto& [key, setting] : one.settings)
+      if (!have_same(one, other, key)) keys.insert(key);
   };
   compare(a, b);
   compare(b, a);

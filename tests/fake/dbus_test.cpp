@@ -331,6 +331,21 @@ TEST_F(DbusTest, ReloadDoesWhatTheDryRunSays) {
   });
 }
 
+TEST_F(DbusTest, WhatSaysTheSameIsNoChange) {
+  write_config(
+      "[device first]\nhandler = null\nsize = 8M\nqueues = 1\nqueue_depth = 128\n"
+      "max_io_size = 524288\nread_only = no\nbuffer = auto\nrecovery = reissue\n");
+  with_client([](RunnerClient& client) {
+    EXPECT_EQ(client.reload(true).done, std::vector<std::string>());
+  });
+  write_config("[device first]\nhandler = null\nsize = 8M\nread_only = yes\n");
+  with_client([](RunnerClient& client) {
+    EXPECT_EQ(client.reload(true).done,
+              std::vector<std::string>{
+                  "refuse first: read_only can't change while the device lives: remove it first"});
+  });
+}
+
 TEST_F(DbusTest, SignalsTellOfDevicesThatComeAndGo) {
   const std::string address = "unix:path=" + socket();
   std::vector<std::string> members;
