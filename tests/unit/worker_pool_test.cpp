@@ -28,18 +28,14 @@
 #include <vector>
 
 #include "allowed_cpus.h"
+#include "sanitizers.h"
 
 using namespace std::chrono_literals;
+using test::kSanitized;
 using ublk_runner::allowed_cpus;
 using ublk_runner::WorkerPool;
 
 namespace {
-
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 using Clock = std::chrono::steady_clock;
 
