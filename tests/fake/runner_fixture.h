@@ -5,8 +5,6 @@
 
 #include <runner.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <ostream>
@@ -16,6 +14,7 @@
 #include <vector>
 
 #include "fixture.h"
+#include "support/test_data.h"
 
 namespace fake {
 
@@ -53,15 +52,8 @@ inline std::ostream& operator<<(std::ostream& out, const Mode& mode) { return ou
 
 class RunnerTest : public FakeTest {
  protected:
-  void SetUp() override {
-    FakeTest::SetUp();
-    char dir[] = "/tmp/ublk-runner-test-XXXXXX";
-    ASSERT_NE(mkdtemp(dir), nullptr);
-    dir_ = dir;
-  }
   void TearDown() override {
     if (runner_) stop();
-    std::filesystem::remove_all(dir_);
     FakeTest::TearDown();
   }
 
@@ -152,7 +144,8 @@ class RunnerTest : public FakeTest {
     return error;
   }
 
-  std::string dir_;
+  const test::TempDir folder_;
+  const std::string dir_ = folder_.path();
   std::vector<ublk_runner::DeviceUser> users_;  // of each disk, as the machine tells of them
   std::function<void()> while_looking_;         // by a job, for each disk
   std::string state_dir_;                       // empty: the devices end with the runner
