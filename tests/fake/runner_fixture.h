@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "fixture.h"
+#include "support/eventually.h"
 #include "support/test_data.h"
 
 namespace fake {
@@ -123,6 +124,13 @@ class RunnerTest : public FakeTest {
 
   static void iterate_until(const bool& done) {
     while (!done) g_main_context_iteration(nullptr, TRUE);
+  }
+
+  // As test::eventually(), while this thread is the runner's control thread.
+  static bool eventually(const std::function<bool()>& condition) {
+    return test::eventually(condition, kHung, [] {
+      if (g_main_context_iteration(nullptr, FALSE) == 0) test::sleep_a_moment();
+    });
   }
 
   // Runs a task of the runner to its end, and gives what it has thrown; empty: nothing.
