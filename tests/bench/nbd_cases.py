@@ -1,8 +1,5 @@
 """A disk on an NBD server: our client and the kernel's, on the same server."""
 
-import os
-import tempfile
-
 from bounds import Ratio
 from measure import comparison
 from rivals import Nbdkit
@@ -15,15 +12,16 @@ class NbdRunner(Runner):
     """ublk-runner on a server of its own, whose CPU time counts, too."""
 
     def __init__(self, name, connections, **keys):
-        self.socket = tempfile.mktemp(prefix="nbd-", suffix=".sock")
         # The kernel's client asks for no structured replies either, which cost nbdkit a system call more.
-        section = {"handler": "nbd", "uri": f"nbd+unix:///?socket={self.socket}", "queues": connections,
-                   "connections": connections, "structured_replies": "false", **keys}
-        super().__init__(name, {"nbd": section}, {"io_threads": connections})
+        self.section = {"handler": "nbd", "queues": connections, "connections": connections,
+                        "structured_replies": "false", **keys}
+        super().__init__(name, {"nbd": self.section}, {"io_threads": connections})
 
     def start(self):
-        self.spawn("nbdkit", "--foreground", "--unix", self.socket, *PLUGIN)
-        self.wait_for(self.socket, lambda: os.path.exists(self.socket))
+        socket = self.folder / "nbd.sock"
+        self.section["uri"] = f"nbd+unix:///?socket={socket}"
+        self.spawn("nbdkit", "--foreground", "--unix", socket, *PLUGIN)
+        self.wait_for(socket, socket.exists)
         super().start()
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import subprocess
-import tempfile
 from pathlib import Path
 
 from servers import START_SECONDS, Server
@@ -55,9 +54,9 @@ class Nbd(Server):
     def start(self):
         self.run("modprobe", "nbd")
         self.client = unused_nbd()
-        socket = tempfile.mktemp(prefix="nbd-", suffix=".sock")
+        socket = self.folder / "nbd.sock"
         self.serve(socket)
-        self.wait_for(socket, lambda: os.path.exists(socket))
+        self.wait_for(socket, socket.exists)
         name = ["-name", self.export] if self.export else []
         self.run("nbd-client", "-unix", socket, self.client, "-connections", str(self.connections), *name)
         self.ready(self.client)

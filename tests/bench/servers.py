@@ -1,7 +1,8 @@
 """Who serves block devices in a comparison: what all servers have in common, and ours.
 
 A server is a context manager; inside it `devices` are the paths of block devices and `pids` are the
-processes whose CPU time counts as the server's. It leaves nothing behind.
+processes whose CPU time counts as the server's, and `folder` is where it may keep files. It leaves
+nothing behind.
 """
 
 import os
@@ -60,7 +61,9 @@ class Server:
         self.since = since
         self.devices = []
         self.pids = []
+        self.folder = None
         self._processes = []
+        self._logs = []
 
     def unavailable(self):
         """Why this system can't have it; None: it can."""
@@ -73,9 +76,10 @@ class Server:
         subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
 
     def spawn(self, *command, counts=True):
-        log = tempfile.NamedTemporaryFile("w+", prefix="server-", suffix=".log", delete=False)
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        process.log = log.name
+        log = self.folder / f"{len(self._processes)}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process.log = log
         self._processes.append(process)
         if counts:
             self.pids.append(process.pid)
@@ -86,7 +90,7 @@ class Server:
         def condition_or_end():
             for process in self._processes:
                 if process.poll() is not None:
-                    raise RuntimeError(f"{self.name} ended: {Path(process.log).read_text()[-2000:]}")
+                    raise RuntimeError(f"{self.name} ended: {process.log.read_text()[-2000:]}")
             return condition()
 
         wait_for(f"{self.name}: {what}", condition_or_end, self.start_seconds)
@@ -96,6 +100,9 @@ class Server:
         self.devices.append(device)
 
     def __enter__(self):
+        self._temporary = tempfile.TemporaryDirectory(prefix="server-")
+        self.folder = Path(self._temporary.name)
+        self._logs.clear()
         try:
             self.start()
         except BaseException:
@@ -104,8 +111,9 @@ class Server:
         return self
 
     def __exit__(self, *_):
-        self.stop()
-        self.end()
+        with self._temporary:
+            self.stop()
+            self.end()
         self.devices = []
 
     def end(self):
@@ -113,6 +121,7 @@ class Server:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(timeout=60)
+            self._logs.append(process.log.read_text())  # before the folder goes
         self._processes.clear()
         self.pids.clear()
 
@@ -148,22 +157,21 @@ class Runner(Server):
         self.log_level = log_level
 
     def start(self):
-        config = tempfile.NamedTemporaryFile("w", suffix=".conf", delete=False)
-        with config:
+        path = self.folder / "runner.conf"
+        with path.open("w") as config:
             if self.runner_keys:
                 config.write("[runner]\n" + "".join(f"{k} = {v}\n" for k, v in self.runner_keys.items()))
             for device, keys in self.sections.items():
                 config.write(f"[device {device}]\n" + "".join(f"{k} = {v}\n" for k, v in keys.items()))
-        process = self.spawn(
-            str(BUILD_DIR / "runner/ublk-runner"), "--foreground", "--config", config.name,
+        self.spawn(
+            str(BUILD_DIR / "runner/ublk-runner"), "--foreground", "--config", path,
             "--handler-dir", str(BUILD_DIR / "handlers"), "--log-level", self.log_level)
-        self.log = Path(process.log)
         for device in self.sections:
             self.ready(f"/dev/ublk/{device}")
 
     def wakeups_per_io(self):
         counts = re.findall(r"(\d+) requests completed by other threads, (\d+) eventfd writes",
-                            self.log.read_text())
+                            "".join(self._logs))
         completed, wakeups = (sum(int(count[i]) for count in counts) for i in range(2))
         return wakeups / completed if completed else None
 
@@ -180,9 +188,8 @@ class LinkedNull(Server):
     def start(self):
         self.run("modprobe", "ublk_drv")
         process = self.spawn(str(BUILD_DIR / "tests/bench/bench_linked_null"), *self.arguments)
-        log = Path(process.log)
-        self.wait_for("its path", lambda: log.read_text().startswith("/dev/"))
-        self.ready(log.read_text().strip())
+        self.wait_for("its path", lambda: process.log.read_text().startswith("/dev/"))
+        self.ready(process.log.read_text().strip())
 
 
 def cpu_time_ns(pids):

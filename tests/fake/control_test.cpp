@@ -12,8 +12,9 @@
 #include "backends.h"
 #include "fixture.h"
 #include "ring_thread.h"
+#include "support/sanitizers.h"
 
-#ifdef __SANITIZE_ADDRESS__
+#if UBLK_TEST_ASAN
 #include <sanitizer/lsan_interface.h>
 #endif
 
@@ -31,7 +32,7 @@ constexpr size_t kBytes = 1 << 20;
 
 // What is allocated in its scope is not reported by LeakSanitizer.
 class IntendedLeak {
-#ifdef __SANITIZE_ADDRESS__
+#if UBLK_TEST_ASAN
   __lsan::ScopedDisabler disabler_;
 #else
  public:

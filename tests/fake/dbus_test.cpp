@@ -27,6 +27,7 @@
 
 #include "fixture.h"
 #include "random_io.h"
+#include "support/test_data.h"
 
 namespace fake {
 namespace {
@@ -46,15 +47,11 @@ class DbusTest : public FakeTest {
   void SetUp() override {
     FakeTest::SetUp();
     if (IsSkipped()) return;
-    char dir[] = "/tmp/ublk-dbus-test-XXXXXX";
-    ASSERT_NE(mkdtemp(dir), nullptr);
-    dir_ = dir;
     write_config("[device first]\nhandler = null\nsize = 8M\n");
     start();
   }
   void TearDown() override {
     if (runner_) stop();
-    std::filesystem::remove_all(dir_);
     FakeTest::TearDown();
   }
 
@@ -138,7 +135,8 @@ class DbusTest : public FakeTest {
             {"queue_depth", "32"}};
   }
 
-  std::string dir_;
+  const test::TempDir folder_;
+  const std::string dir_ = folder_.path();
   std::optional<Runner> runner_;
   std::optional<Reloader> reloader_;
   std::optional<ublk_runner::DbusServer> server_;

@@ -5,12 +5,12 @@
 #include <atomic>
 #include <cstring>
 #include <future>
-#include <thread>
 #include <vector>
 
 #include "backends.h"
 #include "fixture.h"
 #include "ring_thread.h"
+#include "support/eventually.h"
 #include "support/raw_server.h"
 
 namespace fake {
@@ -51,10 +51,8 @@ class DriverTest : public FakeTest {
     return ended->get_future();
   }
   void wait_for_state(Control& control, uint32_t id, DeviceState wanted) {
-    const auto end = std::chrono::steady_clock::now() + kHung;
-    while (state(control, id) != wanted && std::chrono::steady_clock::now() < end) {
-    }
-    EXPECT_EQ(state(control, id), wanted);
+    EXPECT_TRUE(test::eventually([&] { return state(control, id) == wanted; }, kHung))
+        << static_cast<int>(state(control, id));
   }
 };
 
@@ -170,9 +168,7 @@ TEST_F(DriverTest, DelWaitsForTheNodeAndAsyncDoesNot) {
   control.del_async(5);
   EXPECT_EQ(driver().nr_devices(), 1u);
   node.reset();
-  const auto end = std::chrono::steady_clock::now() + kHung;
-  while (driver().nr_devices() != 0 && std::chrono::steady_clock::now() < end) {
-  }
+  EXPECT_TRUE(test::eventually([&] { return driver().nr_devices() == 0; }, kHung));
   EXPECT_EQ(error_of([&] { control.del(5); }).error(), ENODEV);
 }
 

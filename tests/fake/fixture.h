@@ -13,27 +13,15 @@
 #include <system_error>
 
 #include "driver.h"
+#include "support/sanitizers.h"
 #include "ublk/error.h"
 
 namespace fake {
 
-// Sanitizers make everything some ten times slower.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-inline constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-inline constexpr bool kSanitized =
-    __has_feature(thread_sanitizer) || __has_feature(address_sanitizer);
-#else
-inline constexpr bool kSanitized = false;
-#endif
-
+using test::kSanitized;
 // ThreadSanitizer looks at every byte that is compared, and finds in a few hundred requests what it
 // finds in thousands.
-#if defined(__SANITIZE_THREAD__)
-inline constexpr bool kThreadSanitized = true;
-#else
-inline constexpr bool kThreadSanitized = false;
-#endif
+using test::kThreadSanitized;
 
 // When something that must end soon counts as hung.
 inline constexpr std::chrono::seconds kHung{60};

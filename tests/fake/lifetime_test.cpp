@@ -15,13 +15,13 @@
 #include <mutex>
 #include <new>
 #include <set>
-#include <thread>
 #include <vector>
 
 #include "backends.h"
 #include "fixture.h"
 #include "random_io.h"
 #include "ring_thread.h"
+#include "support/eventually.h"
 
 namespace fake {
 namespace {
@@ -103,7 +103,8 @@ TEST_F(LifetimeTest, DevicesAreAddedWhileOthersWork) {
   MemoryBackend other(kBytes);
   for (int i = 0; i < 30; ++i) {
     const ServedDevice device(control, device_spec(kBytes, 2, 64), other, {&thread});
-    RandomIo short_io(driver().disk(device.id()), {.depth = 4, .requests = 20, .zeroing = false, .discards = false});
+    RandomIo short_io(driver().disk(device.id()),
+                      {.depth = 4, .requests = 20, .zeroing = false, .discards = false});
     ASSERT_TRUE(short_io.wait(kHung));
   }
   ASSERT_TRUE(io.wait(kHung));
@@ -300,11 +301,11 @@ TEST_F(LifetimeTest, CommitThatIsNotTakenIsTriedAgain) {
                      EXPECT_EQ(result, 0);
                      ++ended;
                    });
-    const auto all_held = [&] {
+    const auto nr_held = [&] {
       const std::lock_guard lock(mutex);
-      return held.size() == kRequests;
+      return held.size();
     };
-    while (!all_held()) std::this_thread::yield();
+    ASSERT_TRUE(test::eventually([&] { return nr_held() == kRequests; }, kHung)) << nr_held();
     if (taken == 0)
       driver().faults().fail(IoOp::kCommitIoCmds, ENOMEM);
     else
@@ -315,10 +316,8 @@ TEST_F(LifetimeTest, CommitThatIsNotTakenIsTriedAgain) {
     EXPECT_EQ(ended, 0);
     batch.flush();
     held.clear();
-    const auto limit = std::chrono::steady_clock::now() + kHung;
-    while (ended != kRequests && std::chrono::steady_clock::now() < limit)
-      std::this_thread::yield();
-    ASSERT_EQ(ended, kRequests) << "of which the kernel took at once: " << taken;
+    ASSERT_TRUE(test::eventually([&] { return ended == kRequests; }, kHung))
+        << ended << " have ended, of which the kernel took at once: " << taken;
   }
 }
 

@@ -16,6 +16,7 @@
 #include "backends.h"
 #include "fixture.h"
 #include "ring_thread.h"
+#include "support/eventually.h"
 
 namespace fake {
 namespace {
@@ -195,7 +196,9 @@ TEST_F(RequestTest, OfManyWhoCompleteOneWins) {
         for (int r = 0; r < kRounds; ++r) {
           round.arrive_and_wait();
           uint64_t mine = 0;
-          while ((mine = id.load()) == 0) std::this_thread::yield();
+          EXPECT_TRUE(test::eventually([&] { return (mine = id.load()) != 0; }, kHung,
+                                       std::this_thread::yield))
+              << "round " << r;
           if (Request::complete(mine, 512)) won.fetch_add(1);
           round.arrive_and_wait();
         }

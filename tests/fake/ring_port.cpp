@@ -9,14 +9,9 @@
 #include <fstream>
 #include <string>
 
-#if defined(__SANITIZE_THREAD__)
-#define FAKE_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define FAKE_TSAN 1
-#endif
-#endif
-#ifdef FAKE_TSAN
+#include "support/sanitizers.h"
+
+#if UBLK_TEST_TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
 
@@ -25,7 +20,7 @@ namespace fake {
 namespace {
 
 void release_for_tsan([[maybe_unused]] void* address) {
-#ifdef FAKE_TSAN
+#if UBLK_TEST_TSAN
   __tsan_release(address);
 #endif
 }

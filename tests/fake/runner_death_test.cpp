@@ -137,10 +137,7 @@ class RunnerDeathTest : public RunnerTest, public testing::WithParamInterface<De
       io_.reset();
     }
     // What is not adopted goes in the background.
-    const auto end = std::chrono::steady_clock::now() + 5s;
-    while (driver().nr_devices() != 1 && std::chrono::steady_clock::now() < end)
-      g_main_context_iteration(nullptr, FALSE);
-    EXPECT_EQ(driver().nr_devices(), 1u);
+    EXPECT_TRUE(eventually([&] { return driver().nr_devices() == 1; })) << driver().nr_devices();
     std::vector<std::byte> data = test::pattern(4096);
     std::vector<std::byte> read(4096);
     EXPECT_EQ(driver().disk(id)->write(8, 8, data.data()), 0);

@@ -5,8 +5,6 @@
 
 #include <runner.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <ostream>
@@ -16,6 +14,8 @@
 #include <vector>
 
 #include "fixture.h"
+#include "support/eventually.h"
+#include "support/test_data.h"
 
 namespace fake {
 
@@ -53,15 +53,8 @@ inline std::ostream& operator<<(std::ostream& out, const Mode& mode) { return ou
 
 class RunnerTest : public FakeTest {
  protected:
-  void SetUp() override {
-    FakeTest::SetUp();
-    char dir[] = "/tmp/ublk-runner-test-XXXXXX";
-    ASSERT_NE(mkdtemp(dir), nullptr);
-    dir_ = dir;
-  }
   void TearDown() override {
     if (runner_) stop();
-    std::filesystem::remove_all(dir_);
     FakeTest::TearDown();
   }
 
@@ -133,6 +126,13 @@ class RunnerTest : public FakeTest {
     while (!done) g_main_context_iteration(nullptr, TRUE);
   }
 
+  // As test::eventually(), while this thread is the runner's control thread.
+  static bool eventually(const std::function<bool()>& condition) {
+    return test::eventually(condition, kHung, [] {
+      if (g_main_context_iteration(nullptr, FALSE) == 0) test::sleep_a_moment();
+    });
+  }
+
   // Runs a task of the runner to its end, and gives what it has thrown; empty: nothing.
   std::string error_of_task(ublk_runner::Task<> task) {
     std::string error;
@@ -152,7 +152,8 @@ class RunnerTest : public FakeTest {
     return error;
   }
 
-  std::string dir_;
+  const test::TempDir folder_;
+  const std::string dir_ = folder_.path();
   std::vector<ublk_runner::DeviceUser> users_;  // of each disk, as the machine tells of them
   std::function<void()> while_looking_;         // by a job, for each disk
   std::string state_dir_;                       // empty: the devices end with the runner

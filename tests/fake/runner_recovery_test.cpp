@@ -161,8 +161,9 @@ TEST_F(AdoptTest, WithoutItsHandlerADeviceIsHeldUntilThereIsOne) {
   EXPECT_NE(runner_->find("disk")->trouble(), "");
   EXPECT_EQ(in_flight_.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
   std::filesystem::rename(dir_ + "/away", dir_ + "/disk");
-  while (runner_->find("disk")->state() != ManagedDevice::State::kLive)
-    g_main_context_iteration(nullptr, TRUE);
+  ASSERT_TRUE(eventually([&] {
+    return runner_->find("disk")->state() == ManagedDevice::State::kLive;
+  })) << runner_->find("disk")->trouble();
   EXPECT_EQ(in_flight_.get(), 0);
   EXPECT_EQ(runner_->find("disk")->trouble(), "");
 }
@@ -188,12 +189,13 @@ TEST_F(AdoptTest, PastItsTimeoutAHeldDeviceFailsItsRequestsAndThenServesThem) {
   save("disk", kCookie);
   insert_saved("\"queue_depth\"", "\"recovery_timeout\": \"1\", ");
   ASSERT_EQ(start().started, 1u);
-  while (in_flight_.wait_for(std::chrono::seconds(0)) != std::future_status::ready)
-    g_main_context_iteration(nullptr, TRUE);
+  ASSERT_TRUE(eventually(
+      [&] { return in_flight_.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }));
   EXPECT_EQ(in_flight_.get(), -EIO);
   std::filesystem::rename(dir_ + "/away", dir_ + "/disk");
-  while (runner_->find("disk")->state() != ManagedDevice::State::kLive)
-    g_main_context_iteration(nullptr, TRUE);
+  ASSERT_TRUE(eventually([&] {
+    return runner_->find("disk")->state() == ManagedDevice::State::kLive;
+  })) << runner_->find("disk")->trouble();
   EXPECT_EQ(driver().disk(id_)->read(0, 1, data_.data()), 0);
 }
 

@@ -59,14 +59,8 @@ class SwapTest : public RunnerRecoveryTest {
     disk_->submit({.op = ublk::Operation::kRead, .sector = 8, .sectors = 8, .data = again_.data()},
                   [this](int result) { result_ = result; });
   }
-  void iterate_until(const std::function<bool()>& holds) {
-    const auto end = std::chrono::steady_clock::now() + kHung;
-    while (!holds() && std::chrono::steady_clock::now() < end)
-      g_main_context_iteration(nullptr, FALSE);
-    ASSERT_TRUE(holds());
-  }
   void expect_the_data() {
-    iterate_until([this] { return result_ != 1; });
+    ASSERT_TRUE(eventually([this] { return result_ != 1; }));
     EXPECT_EQ(result_, 0);
     EXPECT_EQ(again_, data_);
   }
@@ -108,8 +102,8 @@ TEST_F(SwapTest, AfterAQueueThatDoesNotCloseItsIoWaits) {
   begin_read();
   std::filesystem::remove(no_close());
   expect_the_data();
-  iterate_until([this] { return device().state() == ManagedDevice::State::kLive; });
-  iterate_until([this] { return handlers() == 1; });
+  EXPECT_TRUE(eventually([this] { return device().state() == ManagedDevice::State::kLive; }));
+  EXPECT_TRUE(eventually([this] { return handlers() == 1; })) << handlers();
 }
 
 TEST_F(SwapTest, AHandlerOfFewerQueuesIsRefused) {
@@ -142,7 +136,7 @@ TEST_F(SwapTest, ARemovalWaitsForAStartThatFails) {
   EXPECT_EQ(error_of_task(runner_->remove("other", true)), "");
   EXPECT_EQ(runner_->find("other"), nullptr);
   EXPECT_EQ(driver().nr_devices(), 1u);
-  iterate_until([&] { return !error.empty(); });
+  EXPECT_TRUE(eventually([&] { return !error.empty(); }));
 }
 
 // The next runner would go on with the old file.

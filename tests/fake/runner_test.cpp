@@ -233,10 +233,7 @@ TEST_F(RunnerTest, RequestsThatHangDontKeepBackOthers) {
     });
   };
   const auto reads_end = [&] {
-    const auto give_up = std::chrono::steady_clock::now() + kHung;
-    while (done != expected && std::chrono::steady_clock::now() < give_up)
-      std::this_thread::sleep_for(std::chrono::microseconds(200));
-    return done == expected;
+    return test::eventually([&] { return done == expected; }, kHung, std::this_thread::yield);
   };
   for (unsigned round = 0; round < 20; ++round) {
     for (int batch = 0; batch < 20; ++batch) {
@@ -251,7 +248,8 @@ TEST_F(RunnerTest, RequestsThatHangDontKeepBackOthers) {
                              << round;
     EXPECT_EQ(hanging, round);
     close(creat(gate.c_str(), 0600));
-    while (hanging != round + 1) std::this_thread::yield();
+    ASSERT_TRUE(test::eventually([&] { return hanging == round + 1; }, kHung))
+        << hanging << " in round " << round;
   }
   disk.reset();
   stop();
@@ -268,11 +266,12 @@ TEST_F(RunnerTest, WhatTheHandlerFindsWrongIsTheDevicesTrouble) {
   std::atomic<bool> done{false};
   driver().disk(0)->submit({.sector = 16383, .sectors = 1, .data = data.data()},
                            [&](int result) { done = result == 0; });
-  while (runner_->find("disk")->trouble().empty()) g_main_context_iteration(nullptr, TRUE);
-  EXPECT_EQ(runner_->find("disk")->trouble(), "no " + gate);
+  const auto trouble = [&] { return runner_->find("disk")->trouble(); };
+  ASSERT_TRUE(eventually([&] { return !trouble().empty(); }));
+  EXPECT_EQ(trouble(), "no " + gate);
   close(creat(gate.c_str(), 0600));
-  while (!runner_->find("disk")->trouble().empty()) g_main_context_iteration(nullptr, TRUE);
-  while (!done) std::this_thread::yield();
+  EXPECT_TRUE(eventually([&] { return trouble().empty(); })) << trouble();
+  EXPECT_TRUE(eventually([&] { return done.load(); }));
 }
 
 // Else it would be failed all the same, but its handler left open, in whose hands it is. Nor is the

@@ -68,8 +68,7 @@ class TimeoutTest : public RunnerTest {
     return got;
   }
 
-  // Starts reads and writes in turn, one behind the other, and a flush; each result comes to its
-  // place.
+  // Starts reads and writes in turn, one behind the other; each result comes to its place.
   void submit(const std::shared_ptr<Disk>& disk) {
     for (unsigned i = 0; i < kLate; ++i) {
       data_[i].assign(size_t{kSectors} * 512, std::byte{static_cast<unsigned char>(i + 1)});
@@ -79,15 +78,15 @@ class TimeoutTest : public RunnerTest {
                    [this, i](int result) { results_[i] = result; });
     }
   }
-  void iterate_until_ended() {
-    while (std::any_of(results_.begin(), results_.end(), [](const auto& r) { return r == 1; })) {
-      g_main_context_iteration(nullptr, FALSE);
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+  void expect_all_to_end_with(int result) {
+    const auto waits = [](const auto& r) { return r == 1; };
+    EXPECT_TRUE(eventually([&] { return std::none_of(results_.begin(), results_.end(), waits); }));
+    for (const auto& r : results_) EXPECT_EQ(r, result);
   }
-  void wait_for_late_answers(uint64_t count) {
-    while (statistics().late_answers < count)
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  void expect_soon(uint64_t DeviceStatistics::*figure, uint64_t count) {
+    uint64_t seen = 0;
+    EXPECT_TRUE(eventually([&] { return (seen = statistics().*figure) >= count; }))
+        << seen << " of " << count;
   }
 
   std::array<std::vector<std::byte>, kLate> data_;
@@ -110,8 +109,7 @@ TEST_P(LateDataTest, DeviceGoesOnWithTheRightData) {
 
   touch(hold());
   submit(disk);
-  iterate_until_ended();
-  for (const auto& result : results_) EXPECT_EQ(result, -ETIMEDOUT);
+  expect_all_to_end_with(-ETIMEDOUT);
   for (unsigned i = 0; i < kLate; i += 2)
     EXPECT_EQ(data_[i], std::vector<std::byte>(data_[i].size(), std::byte(i + 1)))
         << "a failed read has changed the reader's memory";
@@ -142,7 +140,7 @@ TEST_P(LateDataTest, DeviceGoesOnWithTheRightData) {
   touch(release());
   ASSERT_TRUE(during.wait(kHung)) << during.completed();
   EXPECT_EQ(during.error(), "");
-  wait_for_late_answers(kLate);
+  expect_soon(&DeviceStatistics::late_answers, kLate);
 
   // What the handler has had is used again.
   unlink(release().c_str());
@@ -167,12 +165,11 @@ TEST_F(TimeoutTest, WarnedRequestsGoOn) {
   ASSERT_TRUE(start().failed.empty());
   touch(hold());
   submit(driver().disk(0));
-  while (statistics().timed_out < kLate) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  expect_soon(&DeviceStatistics::timed_out, kLate);
   for (const auto& result : results_) EXPECT_EQ(result, 1) << "it waits";
   unlink(hold().c_str());
   touch(release());
-  iterate_until_ended();
-  for (const auto& result : results_) EXPECT_EQ(result, 0);
+  expect_all_to_end_with(0);
   EXPECT_EQ(statistics().timeout_failures, 0u);
   EXPECT_EQ(statistics().late_answers, 0u);
 }
@@ -182,11 +179,10 @@ TEST_F(TimeoutTest, WhatWaitsForAWorkerFailsAndIsNeverServed) {
   ASSERT_TRUE(start().failed.empty());
   touch(hold());
   submit(driver().disk(0));
-  iterate_until_ended();
-  for (const auto& result : results_) EXPECT_EQ(result, -ETIMEDOUT);
+  expect_all_to_end_with(-ETIMEDOUT);
   unlink(hold().c_str());
   touch(release());
-  wait_for_late_answers(1);
+  expect_soon(&DeviceStatistics::late_answers, 1);
   EXPECT_EQ(statistics().timeout_failures, kLate);
   EXPECT_EQ(statistics().late_answers, 1u);
   std::vector<std::byte> data(size_t{kSectors} * 512, std::byte{7});
@@ -200,13 +196,12 @@ TEST_F(TimeoutTest, AHandlerWithoutAnotherBufferHasItsRequestsUntilItAnswers) {
   ASSERT_TRUE(start().failed.empty());
   touch(hold());
   submit(driver().disk(0));
-  while (statistics().timed_out < kLate) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  expect_soon(&DeviceStatistics::timed_out, kLate);
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   for (const auto& result : results_) EXPECT_EQ(result, 1) << "it waits";
   unlink(hold().c_str());
   touch(release());
-  iterate_until_ended();
-  for (const auto& result : results_) EXPECT_EQ(result, -ETIMEDOUT);
+  expect_all_to_end_with(-ETIMEDOUT);
   EXPECT_EQ(statistics().late_answers, kLate);
   std::vector<std::byte> data(size_t{kSectors} * 512);
   for (unsigned i = 0; i < kLate; ++i)
@@ -220,7 +215,7 @@ TEST_F(TimeoutTest, RestartAndStopWaitForWhatTheHandlerHas) {
   ASSERT_TRUE(start().failed.empty());
   touch(hold());
   submit(driver().disk(0));
-  iterate_until_ended();
+  expect_all_to_end_with(-ETIMEDOUT);
   EXPECT_EQ(error_of_task(runner_->restart("disk")), "the handler does not answer its requests");
   std::thread backend([this] {
     std::this_thread::sleep_for(std::chrono::milliseconds(300));

@@ -19,7 +19,7 @@
 
 #include "fake/driver.h"
 #include "input.h"
-#include "scratch_folder.h"
+#include "test_data.h"
 
 using namespace ublk_runner;
 
@@ -137,7 +137,7 @@ class World {
     client_.reset(pending.connection);
   }
 
-  const fuzz::ScratchFolder folder_;
+  const test::TempDir folder_{"/dev/shm"};
   fake::Driver driver_;
   std::optional<Runner> runner_;
   std::optional<Reloader> reloader_;

@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "input.h"
-#include "scratch_folder.h"
+#include "test_data.h"
 
 using namespace ublk_runner;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const fuzz::ScratchFolder folder;
+  static const test::TempDir folder("/dev/shm");
   folder.write("conf", fuzz::Input(data, size).rest());
   std::vector<Finding> findings;
   const Config config = load_config(folder / "conf", findings);

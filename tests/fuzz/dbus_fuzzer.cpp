@@ -13,7 +13,7 @@
 #include <stdexcept>
 
 #include "input.h"
-#include "scratch_folder.h"
+#include "test_data.h"
 
 using namespace ublk_runner;
 
@@ -29,7 +29,7 @@ VariantPointer arguments(const std::string& bytes) {
   return {g_variant_get_normal_form(raw.get()), g_variant_unref};
 }
 
-void make_permanent(const fuzz::ScratchFolder& folder, const DeviceConfig& device) {
+void make_permanent(const test::TempDir& folder, const DeviceConfig& device) {
   std::filesystem::remove_all(folder / "conf.d");
   try {
     PersistentDevice(folder / "conf", device).commit();
@@ -48,7 +48,7 @@ void make_permanent(const fuzz::ScratchFolder& folder, const DeviceConfig& devic
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const fuzz::ScratchFolder folder;
+  static const test::TempDir folder("/dev/shm");
   folder.write("conf", "");
   const std::string bytes = fuzz::Input(data, size).rest();
   const VariantPointer call = arguments(bytes);

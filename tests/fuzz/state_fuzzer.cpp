@@ -6,12 +6,12 @@
 #include <memory>
 
 #include "input.h"
-#include "scratch_folder.h"
+#include "test_data.h"
 
 using namespace ublk_runner;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const fuzz::ScratchFolder folder;
+  static const test::TempDir folder("/dev/shm");
   static StateStore store(folder.path());
   folder.write("disk.json", fuzz::Input(data, size).rest());
   const StateStore::Contents contents = StateStore::look(folder.path());

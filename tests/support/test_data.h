@@ -48,6 +48,9 @@ class TempDir {
   const std::string& path() const { return path_; }
   std::string operator/(const std::string& name) const { return path_ + '/' + name; }
 
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(*this / name, std::ios::binary) << text;
+  }
   // A file of `size` bytes, all of them in one hole.
   std::string make_file(const std::string& name, uint64_t size) const {
     std::string path = *this / name;

@@ -8,8 +8,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -645,30 +643,6 @@ TEST(BufferPool, IsNeverAboveTheBudget) {
     if (held.tag.buffer != nullptr) held.tag.release(ring, devices[held.device]);
   }
   EXPECT_EQ(pool.stats().in_use, 0u);
-}
-
-// Not a test that can fail: prints what an acquire and a release cost.
-TEST(BufferPool, Cost) {
-  BufferPool pool(256 << 20);
-  Device device(pool, 1 << 20);
-  Ring cached(pool);
-  Ring uncached(pool, 0);
-  const auto measure = [&](const char* what, Ring& ring, size_t bytes) {
-    constexpr int kRounds = 200000;
-    Tag tag;
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < kRounds; ++i) {
-      std::byte* buffer = ring.cache.acquire(device, bytes, tag);
-      ring.cache.release(device, buffer);
-    }
-    const std::chrono::duration<double, std::nano> taken = std::chrono::steady_clock::now() - start;
-    printf("acquire and release, %7zu bytes, %-10s %6.1f ns\n", bytes, what,
-           taken.count() / kRounds);
-  };
-  for (const size_t bytes : {kPage, size_t{128} << 10, size_t{1} << 20}) {
-    measure("from cache", cached, bytes);
-    measure("from pool", uncached, bytes);
-  }
 }
 
 }  // namespace

@@ -14,17 +14,14 @@
 #include <vector>
 
 #include "config_check.h"
+#include "sanitizers.h"
 #include "test_data.h"
 
 namespace ublk_runner {
 namespace {
 
 // AddressSanitizer makes them ten times slower; it has a fuzzer of configurations, too.
-#ifdef __SANITIZE_ADDRESS__
-constexpr unsigned kFiles = 2'500;
-#else
-constexpr unsigned kFiles = 10'000;
-#endif
+constexpr unsigned kFiles = test::kAddressSanitized ? 2'500 : 10'000;
 
 const std::vector<std::string> kOriginals = {
     "[runner]\nio_threads = 2\nspin = 10\nlog_level = debug\nbuffer_memory = 64M\nwatch = false\n"

@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "eventually.h"
 #include "host.h"
 #include "log.h"
 #include "scripted_driver.h"
@@ -25,6 +26,7 @@ namespace ublk_runner {
 namespace {
 
 namespace abi = ublk::abi;
+using test::eventually;
 
 constexpr uint16_t kDepth = 4;
 constexpr uint32_t kBlock = 4096;
@@ -136,11 +138,10 @@ class DeviceQueueTest : public testing::TestWithParam<Where> {
     return seen_;
   }
   ublk_request wait_seen(size_t count) {
-    for (;;) {
-      const std::vector<ublk_request> requests = seen();
-      if (requests.size() >= count) return requests[count - 1];
-      std::this_thread::yield();
-    }
+    if (!eventually([&] { return seen().size() >= count; }))
+      throw std::runtime_error("the handler has seen " + std::to_string(seen().size()) +
+                               " requests of " + std::to_string(count));
+    return seen()[count - 1];
   }
 
   // What the handler leaves unanswered until it is failed for it. (Where a worker was so late that
@@ -507,7 +508,7 @@ TEST_P(DeviceQueueTest, AbandonedRequestsFailAndTheirAnswersAreRefused) {
   EXPECT_EQ(driver_.committed(3), -EIO);
   EXPECT_EQ(DeviceQueue::complete(read.id, 4096), -EALREADY);
   on_thread([&] { driver_.stop(thread_.ring()); });
-  while (!released_) std::this_thread::yield();
+  ASSERT_TRUE(eventually([&] { return released_.load(); }));
   on_thread([] {});  // the call that said so has returned
   std::fill_n(static_cast<std::byte*>(read.buffer), 4096, std::byte{1});  // it is still there
   closed_ = true;
@@ -533,7 +534,7 @@ TEST_P(DeviceQueueTest, RequestsThatWaitForAWorkerAreDropped) {
   while (WorkerPool::Item* item = queued.pop()) DeviceQueue::drop(*item);
   for (uint16_t tag = 0; tag < 4; ++tag) EXPECT_EQ(driver_.committed(tag), -EIO);
   on_thread([&] { driver_.stop(thread_.ring()); });
-  while (!released_) std::this_thread::yield();
+  ASSERT_TRUE(eventually([&] { return released_.load(); }));
   go_on.set_value();
   workers_.reset();
   EXPECT_EQ(seen().size(), 1u);
@@ -626,7 +627,12 @@ TEST_P(DeviceQueueTest, ALateAnswerFindsItsMemoryAsItWas) {
 
   std::fill_n(static_cast<std::byte*>(first.buffer), 8192, std::byte{0xee});
   for (const ublk_request& r : seen()) EXPECT_EQ(DeviceQueue::complete(r.id, 4096), -EALREADY);
-  for (unsigned left = 1; left != 0;) on_thread([&] { left = queue_->dispatched(); });
+  const auto left = [this] {
+    unsigned dispatched = 0;
+    on_thread([&] { dispatched = queue_->dispatched(); });
+    return dispatched;
+  };
+  EXPECT_TRUE(eventually([&] { return left() == 0; })) << left();
 
   set_handler([](ublk_request& r) { return static_cast<int>(r.length); });
   EXPECT_EQ(result_of(request(UBLK_OP_READ, 0, 4096), 2), 4096);
@@ -657,7 +663,7 @@ TEST_P(DeviceQueueTest, AQueueIsClosedWhenTheLastLateAnswerHasCome) {
   set_handler([](ublk_request&) { return UBLK_PENDING; });
   const uint64_t id = late(request(UBLK_OP_FLUSH, 0, 0), 0).id;
   on_thread([&] { driver_.stop(thread_.ring()); });
-  while (!released_) std::this_thread::yield();
+  ASSERT_TRUE(eventually([&] { return released_.load(); }));
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   EXPECT_FALSE(queue_closed) << "the handler has a request";
   EXPECT_EQ(DeviceQueue::complete(id, 0), -EALREADY);
@@ -783,12 +789,13 @@ TEST_P(DeviceQueueTest, ACancelledTimerMayBeFreedAtOnce) {
 
 TEST_P(DeviceQueueTest, TimersLeftBehindAreCancelledWithTheQueue) {
   open();
-  auto timer = std::make_unique<Timer>();
-  on_thread([&] { handler_host().set_timer(queue_.get(), timer.get(), 20 * kMillisecond); });
+  Timer timer;
+  std::future<void> fired = timer.done.get_future();
+  on_thread([&] { handler_host().set_timer(queue_.get(), &timer, 100 * kMillisecond); });
   stop();
-  timer.reset();
-  std::this_thread::sleep_for(std::chrono::milliseconds(40));
-  on_thread([] {});
+  if (fired.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
+    GTEST_SKIP() << "this machine is too slow";
+  EXPECT_EQ(fired.wait_for(std::chrono::milliseconds(150)), std::future_status::timeout);
 }
 
 }  // namespace

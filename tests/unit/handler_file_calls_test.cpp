@@ -14,9 +14,9 @@
 #include <latch>
 #include <map>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "eventually.h"
 #include "file_calls.h"
 #include "handler_host.h"
 #include "test_data.h"
@@ -265,7 +265,7 @@ TEST_P(FileHandlerCalls, FailsAFlushThatWasOnItsWayWhenAnotherFailed) {
     return 0;
   };
   queue.start(0, UBLK_OP_FLUSH, 0, 0);
-  while (can_wait && calls == 0) std::this_thread::yield();
+  ASSERT_TRUE(test::eventually([&] { return !can_wait || calls != 0; }));
   queue.start(1, UBLK_OP_FLUSH, 0, 0);
   EXPECT_EQ(queue.finish(0), -EIO);
   first_failed.count_down();

@@ -14,10 +14,10 @@
 #include <future>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "eventually.h"
 #include "main_context.h"
 
 namespace ublk_runner {
@@ -86,9 +86,8 @@ TEST_F(JobPoolTest, FewThreadsStayIdle) {
       return 0;
     }));
   for (std::future<int>& job : ended) job.wait();
-  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(4);
-  while (threads() > 8 && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
-  EXPECT_LE(threads(), 8);
+  EXPECT_TRUE(test::eventually([&] { return threads() <= 8; }, std::chrono::seconds(4)))
+      << threads();
 }
 
 TEST_F(JobPoolTest, WhatHangsAtTheEndIsLeftToItself) {

@@ -28,18 +28,16 @@
 #include <vector>
 
 #include "allowed_cpus.h"
+#include "eventually.h"
+#include "sanitizers.h"
 
 using namespace std::chrono_literals;
+using test::eventually;
+using test::kSanitized;
 using ublk_runner::allowed_cpus;
 using ublk_runner::WorkerPool;
 
 namespace {
-
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 using Clock = std::chrono::steady_clock;
 
@@ -54,16 +52,6 @@ double cpu_seconds() {
     return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
   };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
-
-// For what another thread does soon. The limit is for a broken pool and a loaded machine.
-template <class F>
-bool eventually(F condition, std::chrono::seconds limit = 20s) {
-  for (const auto deadline = Clock::now() + limit; Clock::now() < deadline;) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(1ms);
-  }
-  return condition();
 }
 
 // An item that calls a function.
@@ -486,7 +474,7 @@ TEST(WorkerPool, ClientWaitsForAnItemThatHasDoneItsWorkAndNotReturned) {
       returning = true;
     });
     feed(pool, [&](auto& feeder) { feeder.add(*client, job); });
-    while (!done) std::this_thread::yield();
+    ASSERT_TRUE(eventually([&] { return done.load(); }, 20s, std::this_thread::yield)) << i;
     client.reset();
     ASSERT_TRUE(returning);
   }
