@@ -42,6 +42,12 @@ class SignalSource {
 
 }  // namespace
 
+ExitStatus status_of_start(const StartSummary& summary) {
+  if (summary.failed.empty()) return kExitOk;
+  if (summary.started != 0) return kExitSomeFailed;
+  return summary.left != 0 ? kExitTryAgain : kExitNoDevice;
+}
+
 Service::Service(CheckedConfig checked, const CommandLine& line)
     : line_(line),
       checked_(std::move(checked)),
@@ -72,11 +78,11 @@ ExitStatus Service::run(std::function<void(ExitStatus)> ready) {
 void Service::on_started(const StartSummary& summary) {
   checked_.libraries.clear();
   if (stopping_) return;  // those that have not come up were interrupted, they did not fail
-  if (!summary.failed.empty()) status_ = summary.started == 0 ? kExitNoDevice : kExitSomeFailed;
+  status_ = status_of_start(summary);
   log(summary.failed.empty() ? LogLevel::kInfo : LogLevel::kError, {},
       "devices served: %zu, failed: %zu, %lld ms after the start", summary.started,
       summary.failed.size(), static_cast<long long>(process_age().count()));
-  if (status_ == kExitNoDevice) {
+  if (status_ != kExitOk && status_ != kExitSomeFailed) {
     stop();
     return;
   }

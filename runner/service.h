@@ -20,6 +20,9 @@
 
 namespace ublk_runner {
 
+// What came of a start, as the process tells it when it ends, or goes into the background.
+ExitStatus status_of_start(const StartSummary& summary);
+
 // Runs on the thread that makes it, in GLib's default main context.
 class Service {
  public:
