@@ -40,7 +40,7 @@ TEST_F(TakeoverTest, IsTriedAgain) {
   const StartSummary summary = start_in_vain();
   EXPECT_EQ(summary.started, 0u);
   EXPECT_EQ(summary.left, 1u);
-  EXPECT_EQ(status_of_start(summary), ublk_runner::kExitTryAgain);
+  EXPECT_EQ(status_of_start(summary, false), ublk_runner::kExitTryAgain);
   ASSERT_EQ(state(), ManagedDevice::State::kLeft);
   EXPECT_NE(runner_->find("disk")->trouble().find("EIO"), std::string::npos)
       << runner_->find("disk")->trouble();
