@@ -17,6 +17,7 @@ constexpr const char* kDescription =
     "  1  bad options or configuration: nothing was started\n"
     "  2  no device could be served\n"
     "  3  some devices could not be started; the others were served\n"
+    "  4  no device could be served yet: the runner before this one is not quite gone\n"
     "\n"
     "See ublk-runner(8) and ublk-runner.conf(5).\n";
 

@@ -10,6 +10,7 @@ enum ExitStatus {
   kExitUsage = 1,       // bad options or configuration: nothing was started
   kExitNoDevice = 2,    // no device could be served: no driver, say
   kExitSomeFailed = 3,  // some devices could not be started; the others were served
+  kExitTryAgain = 4,    // as 2, but a later start may go on: one before it is not quite gone
 };
 
 }  // namespace ublk_runner

@@ -91,6 +91,9 @@ ExitStatus run(const CommandLine& line) {
   signal(SIGXFSZ, SIG_IGN);
   try {
     return serve(line, background);
+  } catch (const StateLocked& e) {
+    log(LogLevel::kError, {}, "%s", e.what());
+    return kExitTryAgain;
   } catch (const std::exception& e) {
     log(LogLevel::kError, {}, "%s", e.what());
     return kExitNoDevice;

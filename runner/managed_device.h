@@ -74,8 +74,9 @@ struct DeviceServices {
 //   kStopping   all of it is undone, the last first
 //    |
 //   kGone       or kStuck: a handler does not return from a queue's thread, so the kernel can't let
-//               go of the device before this process ends; or kLeft: the next runner goes on with
-//               it, because it is in use at the end of this one
+//               go of the device before this process ends; or kLeft: adopt() has failed, and may
+//               be called again, or the next runner goes on with it, because it is in use at the
+//               end of this one
 //
 // Each wait has a bound, is logged when the bound is passed, and goes on to what is still possible.
 //
@@ -106,7 +107,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<> start(std::function<void()> lost);
   // Goes on with a device of a runner that has gone, which the kernel describes by `info`. Its
   // handler is opened until that succeeds, be it after this has ended. Throws std::exception: then
-  // the device is as it was.
+  // the device is kLeft, trouble() says why, and this may be called again if adoptable().
   Task<> adopt(SavedDevice saved, ublk::abi::DevInfo info, std::function<void()> lost);
   // Makes a start() that is under way fail soon.
   void interrupt();
@@ -140,6 +141,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   // option as long as the handler has never been there to say so.
   bool may_show(const std::string& key) const;
   State state() const { return state_; }
+  // Whether adopt() has failed before this process became its server.
+  bool adoptable() const { return state_ == State::kLeft && queues_.empty(); }
   const char* state_name() const;
   const ublk::abi::DevInfo& info() const { return info_; }  // as the kernel gave it, once added
   uint64_t size() const;                                    // bytes

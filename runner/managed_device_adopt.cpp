@@ -58,11 +58,12 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
   std::exception_ptr failure;
   try {
     co_await recover(info);
-  } catch (...) {
+  } catch (const std::exception& e) {
+    trouble_ = e.what();
     failure = std::current_exception();
   }
   if (failure) {
-    // Its I/O waits for the next attempt, of this release or another one.
+    // Its I/O waits for the next attempt, of this runner or another one.
     if (instance_ != nullptr && queues_.empty()) co_await close_instance();
     enter(State::kLeft);
     std::rethrow_exception(failure);
@@ -91,9 +92,8 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
 // The order matters: once START_USER_RECOVERY succeeds the dead server's process has let go of the
 // device; the fence is what makes sure of its storage; only then may requests be served again.
 Task<> ManagedDevice::recover(abi::DevInfo info) {
-  id_ = services_.ids.take_from(info.dev_id);
+  if (!std::exchange(added_, true)) id_ = services_.ids.take_from(info.dev_id);
   info_ = info;
-  added_ = true;
   const ublk::Command described =
       co_await services_.commands.run(ublk::Command::get_params(info.dev_id));
   params_ = described.params();
@@ -104,6 +104,7 @@ Task<> ManagedDevice::recover(abi::DevInfo info) {
   if (buffers_.mode != ublk::BufferMode::kCopy)
     pool_share_ = std::make_shared<ublk::BufferPool::Device>(services_.pools->buffers(),
                                                              info_.max_io_buf_bytes);
+  std::string trouble;
   try {
     OpenHandler handler = co_await open_handler(config_, nullptr, true);
     const ublk_geometry geometry = handler.geometry;
@@ -116,8 +117,9 @@ Task<> ManagedDevice::recover(abi::DevInfo info) {
     co_await fence();
     resize_wanted_ = wanted.basic.dev_sectors != params_.basic.dev_sectors;
   } catch (const std::exception& e) {
-    trouble_ = e.what();
+    trouble = e.what();
   }
+  trouble_ = std::move(trouble);
   if (!trouble_.empty()) co_await close_instance();
   node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
   co_await open_queues();

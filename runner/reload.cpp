@@ -8,10 +8,12 @@
 
 namespace ublk_runner {
 
-Reloader::Reloader(Runner& runner, std::string config_file, std::optional<std::string> handler_dir)
+Reloader::Reloader(Runner& runner, std::string config_file, std::optional<std::string> handler_dir,
+                   bool config_has_errors)
     : runner_(runner),
       config_file_(std::move(config_file)),
-      handler_dir_(std::move(handler_dir).value_or("")) {}
+      handler_dir_(std::move(handler_dir).value_or("")),
+      config_has_errors_(config_has_errors) {}
 
 Task<Runner::Applied> Reloader::reload() {
   const auto turn = co_await turn_.acquire();
@@ -37,9 +39,10 @@ Task<CheckedConfig> Reloader::read() const {
 // The libraries are held until all is applied, so that they are loaded once.
 Task<Runner::Applied> Reloader::read_and_apply() {
   CheckedConfig checked = co_await read();
+  config_has_errors_ = !checked.findings.empty();
   for (const Finding& finding : checked.findings)
     log(LogLevel::kError, {}, "%s: %s", to_string(finding.location).c_str(), finding.text.c_str());
-  if (!checked.findings.empty()) {
+  if (config_has_errors_) {
     log(LogLevel::kError, {}, "the configuration has errors: nothing is changed");
     throw ConfigError(std::move(checked.findings));
   }

@@ -25,8 +25,9 @@ class Reloader {
     std::function<void()> has_ended;              // well or not
   };
 
-  // `handler_dir`, if given, replaces the configured one.
-  Reloader(Runner& runner, std::string config_file, std::optional<std::string> handler_dir);
+  // `handler_dir`, if given, replaces the configured one. `config_has_errors`: that of the start.
+  Reloader(Runner& runner, std::string config_file, std::optional<std::string> handler_dir,
+           bool config_has_errors = false);
 
   void set_events(Events events) { events_ = std::move(events); }
 
@@ -41,6 +42,9 @@ class Reloader {
   // it, however often it is.
   void trigger();
 
+  // Whether the configuration had any when it was last read to be applied.
+  bool config_has_errors() const { return config_has_errors_; }
+
   // What reload() would do, a line each. Throws ConfigError.
   Task<std::vector<std::string>> dry_run();
 
@@ -52,6 +56,7 @@ class Reloader {
   Runner& runner_;
   const std::string config_file_;
   const std::string handler_dir_;  // empty: the configured one
+  bool config_has_errors_;
   Events events_;
   Semaphore turn_{1};
   bool triggered_ = false;

@@ -23,6 +23,8 @@ namespace abi = ublk::abi;
 
 constexpr std::chrono::seconds kThreadEndLimit{5};
 constexpr std::chrono::seconds kDeadDeleteLimit{1};
+constexpr Milliseconds kFirstRetry{1000};  // of a takeover
+constexpr Milliseconds kLongestRetry{15'000};
 
 // Whether another server can go on with a device. One without a disk has not been started yet, or
 // is stopped already, whatever its flags say.
@@ -137,12 +139,14 @@ Task<> Runner::adopt_all(StartSummary& summary) {
     } catch (const std::exception& e) {
       log(LogLevel::kError, names[i], "is not adopted: %s", e.what());
       summary.failed.push_back({names[i], std::string("is not adopted: ") + e.what()});
+      if (find(names[i]) != nullptr) ++summary.left;
     }
   }
 }
 
-// What the kernel says counts: a device is adopted only if it is the one that was saved.
-Task<> Runner::adopt_device(SavedDevice saved) {
+// What the kernel says counts: a device is adopted only if it is the one that was saved. nullopt:
+// there is nothing to adopt, any more.
+Task<std::optional<abi::DevInfo>> Runner::look_for(SavedDevice saved) {
   abi::DevInfo info{};
   int error = 0;
   try {
@@ -155,12 +159,18 @@ Task<> Runner::adopt_device(SavedDevice saved) {
   if (error == ENODEV || info.ublksrv_flags != saved.cookie) {
     log(LogLevel::kInfo, saved.name, "is gone since it was saved");
     forget(saved);
-    co_return;
+    co_return std::nullopt;
   }
   if (!can_be_adopted(info)) {
     co_await remove_dead(saved);
-    co_return;
+    co_return std::nullopt;
   }
+  co_return info;
+}
+
+Task<> Runner::adopt_device(SavedDevice saved) {
+  const std::optional<abi::DevInfo> info = co_await look_for(saved);
+  if (!info.has_value()) co_return;
   std::map<std::string, Setting> settings;
   const Location location = {state_->dir() + '/' + saved.name + ".json", 0};
   for (const auto& [key, value] : saved.settings) settings[key] = {value, location};
@@ -169,16 +179,53 @@ Task<> Runner::adopt_device(SavedDevice saved) {
   devices_.push_back(device);
   std::exception_ptr failure;
   try {
+    co_await take_over(device, saved, *info);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (!failure) co_return;
+  if (device->adoptable()) tasks_.start(take_over_later(device, saved));
+  std::rethrow_exception(failure);
+}
+
+Task<> Runner::take_over(std::shared_ptr<ManagedDevice> device, SavedDevice saved,
+                         abi::DevInfo info) {
+  std::exception_ptr failure;
+  try {
     co_await device->adopt(saved, info, when_lost(device));
   } catch (...) {
     failure = std::current_exception();
   }
   if (!failure) co_return;
   // The dead runner may have been stopping it.
-  const ublk::Command now = co_await commands_.run(ublk::Command::get_info(saved.id));
-  if (can_be_adopted(now.info())) std::rethrow_exception(failure);
-  drop(device);
-  co_await remove_dead(saved);
+  const std::optional<abi::DevInfo> now = co_await look_for(saved);
+  if (now.has_value()) std::rethrow_exception(failure);
+  if (!stopping_) drop(device);
+}
+
+// Again and again: its I/O waits, and what is in the way, such as a dead runner's write that hangs
+// in the storage, may end.
+Task<> Runner::take_over_later(std::shared_ptr<ManagedDevice> device, SavedDevice saved) {
+  for (Milliseconds pause = kFirstRetry; device->adoptable() && find(device->name()) == device;
+       pause = std::min(2 * pause, kLongestRetry)) {
+    const Completion<> never;
+    co_await never.within(context_, pause);
+    const std::string known = device->trouble();
+    std::string trouble;
+    try {
+      const std::optional<abi::DevInfo> info = co_await look_for(saved);
+      if (stopping_) co_return;
+      if (!info.has_value()) {
+        drop(device);
+        co_return;
+      }
+      co_await take_over(device, saved, *info);
+    } catch (const std::exception& e) {
+      trouble = e.what();
+    }
+    if (!trouble.empty() && trouble != known)
+      log(LogLevel::kError, device->name(), "is not adopted: %s", trouble.c_str());
+  }
 }
 
 // A device that was not to outlive its server, or that had no disk when that died. It is forgotten
@@ -252,8 +299,10 @@ Task<std::string> Runner::add(DeviceConfig config, bool configured) {
 
 Task<> Runner::remove(std::string name, bool force) {
   const std::shared_ptr<ManagedDevice> device = get(name);
-  if (device->state() == ManagedDevice::State::kLeft)
-    throw std::runtime_error("its takeover has failed; the next runner tries again");
+  // Its server may still write for those who use it, and a stop would cut a takeover short.
+  if (device->state() == ManagedDevice::State::kLeft ||
+      device->state() == ManagedDevice::State::kAdopting)
+    throw std::runtime_error("it is not taken over yet: " + device->trouble());
   if (force)
     co_await device->stop();
   else

@@ -44,6 +44,7 @@ struct StartSummary {
     std::string cause;  // "what failed: why"
   };
   size_t started = 0;           // adopted ones among them
+  size_t left = 0;              // failed ones of a runner before this one, whose I/O waits
   std::vector<Failure> failed;  // in the configuration's order
 };
 
@@ -75,8 +76,8 @@ class Runner {
 
   // Goes on with the devices that a runner before this one has left, then starts every other device
   // of the configuration, side by side. One that fails is logged with its cause, and holds up no
-  // other. What the configuration says otherwise of an adopted one is then applied. `done` is
-  // called from the main context. Once.
+  // other; one that could not be gone on with is tried again until stop(). What the configuration
+  // says otherwise of an adopted one is then applied. `done` is called from the main context. Once.
   void start(const Config& config, std::function<void(StartSummary)> done);
 
   // Ends the service of every device, side by side, also while start() is under way: its devices
@@ -129,7 +130,11 @@ class Runner {
  private:
   Task<> start_all(Config config, std::function<void(StartSummary)> done);
   Task<> adopt_all(StartSummary& summary);
+  Task<std::optional<ublk::abi::DevInfo>> look_for(SavedDevice saved);
   Task<> adopt_device(SavedDevice saved);
+  Task<> take_over(std::shared_ptr<ManagedDevice> device, SavedDevice saved,
+                   ublk::abi::DevInfo info);
+  Task<> take_over_later(std::shared_ptr<ManagedDevice> device, SavedDevice saved);
   Task<> remove_dead(SavedDevice saved);
   void forget(const SavedDevice& saved);
   Task<> start_device(std::shared_ptr<ManagedDevice> device);

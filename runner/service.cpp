@@ -42,12 +42,19 @@ class SignalSource {
 
 }  // namespace
 
+ExitStatus status_of_start(const StartSummary& summary, bool config_has_errors) {
+  if (summary.failed.empty() && !config_has_errors) return kExitOk;
+  if (summary.started != 0) return kExitSomeFailed;
+  if (summary.left != 0) return kExitTryAgain;
+  return config_has_errors ? kExitUsage : kExitNoDevice;
+}
+
 Service::Service(CheckedConfig checked, const CommandLine& line)
     : line_(line),
       checked_(std::move(checked)),
       runner_(runner_options(checked_, line_.state_dir)),
       manager_(runner_.context()),
-      reloader_(runner_, line_.config_file, line_.handler_dir),
+      reloader_(runner_, line_.config_file, line_.handler_dir, !checked_.findings.empty()),
       loop_(g_main_loop_new(nullptr, FALSE), g_main_loop_unref) {
   reloader_.set_events({[this] { manager_.reloading(); },
                         [this](const Config& config) { use(config); }, [this] { tell_ready(); }});
@@ -74,11 +81,11 @@ ExitStatus Service::run(std::function<void(ExitStatus)> ready) {
 void Service::on_started(const StartSummary& summary) {
   checked_.libraries.clear();
   if (stopping_) return;  // those that have not come up were interrupted, they did not fail
-  if (!summary.failed.empty()) status_ = summary.started == 0 ? kExitNoDevice : kExitSomeFailed;
+  status_ = status_of_start(summary, reloader_.config_has_errors());
   log(summary.failed.empty() ? LogLevel::kInfo : LogLevel::kError, {},
       "devices served: %zu, failed: %zu, %lld ms after the start", summary.started,
       summary.failed.size(), static_cast<long long>(process_age().count()));
-  if (status_ == kExitNoDevice) {
+  if (status_ != kExitOk && status_ != kExitSomeFailed) {
     stop();
     return;
   }
@@ -95,7 +102,8 @@ void Service::tell_ready() const {
     if (device->state() == ManagedDevice::State::kLive) ++live;
   const size_t others = runner_.devices().size() - live;
   manager_.ready("devices served: " + std::to_string(live) +
-                 (others == 0 ? "" : ", not served: " + std::to_string(others)));
+                 (others == 0 ? "" : ", not served: " + std::to_string(others)) +
+                 (reloader_.config_has_errors() ? "; the configuration has errors" : ""));
 }
 
 // What can change while devices are served.

@@ -20,6 +20,10 @@
 
 namespace ublk_runner {
 
+// What came of a start, as the process tells it when it ends, or goes into the background.
+// `config_has_errors`: only devices that were left have been started.
+ExitStatus status_of_start(const StartSummary& summary, bool config_has_errors);
+
 // Runs on the thread that makes it, in GLib's default main context.
 class Service {
  public:

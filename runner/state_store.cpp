@@ -88,8 +88,8 @@ ublk::UniqueFd take_lock(int dir, const std::string& path) {
     if (errno != EWOULDBLOCK && errno != EINTR) fail(errno, "locking " + path);
     if (waited >= kLockLimit) {
       const std::string pid = read_all(fd.get(), 16);
-      throw std::runtime_error(path + ": another ublk-runner is running" +
-                               (pid.empty() ? "" : ", process " + pid));
+      throw StateLocked(path + ": another ublk-runner is running" +
+                        (pid.empty() ? "" : ", process " + pid));
     }
     poll(nullptr, 0, static_cast<int>(kLockInterval.count()));
   }

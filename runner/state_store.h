@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -31,12 +32,18 @@ struct SavedDevice {
   std::chrono::nanoseconds held_since{0};
 };
 
+// Another process has the lock of the folder.
+class StateLocked : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 // Control thread.
 class StateStore {
  public:
   // Makes the folder if there is none, and takes its lock, which one process has at a time; a
-  // process that is just ending is waited for. Throws std::runtime_error that says what is wrong:
-  // another runner, whose pid it names; a folder that others can write to, or that is none.
+  // process that is just ending is waited for. Throws StateLocked, which names the process that has
+  // it, or std::runtime_error that says what is wrong: the folder is another user's, or is none.
   explicit StateStore(std::string dir);
   StateStore(const StateStore&) = delete;
   StateStore& operator=(const StateStore&) = delete;

@@ -327,6 +327,10 @@ TEST_F(DbusTest, ReloadDoesWhatTheDryRunSays) {
         << broken.what();
     EXPECT_EQ(client.devices().size(), 2u);
   });
+  EXPECT_TRUE(reloader_->config_has_errors());
+  write_config("[device third]\nhandler = null\nsize = 1M\n");
+  with_client([](RunnerClient& client) { client.reload(false); });
+  EXPECT_FALSE(reloader_->config_has_errors());
 }
 
 TEST_F(DbusTest, WhatSaysTheSameIsNoChange) {

@@ -99,7 +99,7 @@ TEST(RunnerPage, HasTheExitStatusOfHelp) {
       all_matches(section(page("ublk-runner.8"), "EXIT STATUS"),
                   std::regex("^\\.It ([0-9])", std::regex::multiline));
   EXPECT_EQ(in_help, in_page);
-  EXPECT_EQ(in_help.size(), 4u);
+  EXPECT_EQ(in_help.size(), 5u);
 }
 
 // ----------------------------------------------------------- ublk-runner.conf(5) --

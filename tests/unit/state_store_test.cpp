@@ -108,7 +108,7 @@ TEST_F(StateStoreTest, OneProcessHasIt) {
     std::string error;
     try {
       const StateStore second(dir_);
-    } catch (const std::runtime_error& e) {
+    } catch (const StateLocked& e) {
       error = e.what();
     }
     _exit(error == dir_ + "/lock: another ublk-runner is running, process " +

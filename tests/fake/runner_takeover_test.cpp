@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// A device of a dead server can't be taken over at once: it is tried again until it can be, it is
+// gone, or the runner ends.
+#include <gtest/gtest.h>
+#include <service.h>
+#include <ublk/unique_fd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <string>
+
+#include "adopt_fixture.h"
+
+namespace fake {
+namespace {
+
+namespace abi = ublk::abi;
+using ublk_runner::ManagedDevice;
+using ublk_runner::status_of_start;
+
+class TakeoverTest : public AdoptTest {
+ protected:
+  // A device whose first takeover fails.
+  StartSummary start_in_vain() {
+    add_file("disk");
+    leave_device();
+    save("disk", kCookie);
+    driver().faults().fail(abi::ControlOp::kStartUserRecovery, EIO);
+    return start();
+  }
+
+  ManagedDevice::State state() const { return runner_->find("disk")->state(); }
+  void iterate_until_state(ManagedDevice::State wanted) const {
+    while (state() != wanted) g_main_context_iteration(nullptr, TRUE);
+  }
+};
+
+TEST_F(TakeoverTest, IsTriedAgain) {
+  const StartSummary summary = start_in_vain();
+  EXPECT_EQ(summary.started, 0u);
+  EXPECT_EQ(summary.left, 1u);
+  EXPECT_EQ(status_of_start(summary, false), ublk_runner::kExitTryAgain);
+  ASSERT_EQ(state(), ManagedDevice::State::kLeft);
+  EXPECT_NE(runner_->find("disk")->trouble().find("EIO"), std::string::npos)
+      << runner_->find("disk")->trouble();
+  EXPECT_EQ(error_of_task(runner_->remove("disk", true)),
+            "it is not taken over yet: " + runner_->find("disk")->trouble());
+  iterate_until_state(ManagedDevice::State::kLive);
+  EXPECT_EQ(in_flight_.get(), 0);
+  EXPECT_EQ(runner_->find("disk")->trouble(), "");
+  EXPECT_EQ(kernel_state(), abi::DeviceState::kLive);
+}
+
+TEST_F(TakeoverTest, IsCutShortWhenTheRunnerEnds) {
+  start_in_vain();
+  // As long as somebody has it open the kernel says EBUSY.
+  ublk::UniqueFd server = driver().open_device(id_);
+  iterate_until_state(ManagedDevice::State::kAdopting);
+  const auto began = std::chrono::steady_clock::now();
+  stop();
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(5));
+  EXPECT_EQ(kernel_state(), abi::DeviceState::kQuiesced);
+  server.reset();
+  EXPECT_EQ(start().started, 1u);
+  EXPECT_EQ(in_flight_.get(), 0);
+}
+
+TEST_F(TakeoverTest, EndsWithItsDevice) {
+  start_in_vain();
+  delete_device();
+  EXPECT_EQ(in_flight_.get(), -EIO);
+  while (!runner_->devices().empty()) g_main_context_iteration(nullptr, TRUE);
+  EXPECT_FALSE(std::filesystem::exists(state_dir_ + "/disk.json"));
+}
+
+}  // namespace
+}  // namespace fake
