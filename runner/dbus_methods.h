@@ -17,8 +17,6 @@
 namespace ublk_runner {
 
 inline constexpr char kDbusName[] = "org.ublk.Runner1";
-// In the state directory.
-inline constexpr char kBusSocketName[] = "bus";
 inline constexpr char kDbusPath[] = "/org/ublk/Runner1";
 
 std::string device_object_path(const std::string& name);
