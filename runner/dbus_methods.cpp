@@ -3,6 +3,7 @@
 
 #include <exception>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -144,6 +145,23 @@ void DbusMethods::add(GDBusMethodInvocation* invocation, std::string name,
       answer(Invocation(invocation), run_add(std::move(name), std::move(settings), persist)));
 }
 
+// Until the device is in the configuration, or has failed: two calls would write the same file.
+class DbusMethods::AddedName {
+ public:
+  AddedName(std::set<std::string>& names, const std::string& name) : names_(names), name_(name) {
+    if (!names_.insert(name_).second)
+      throw RunnerError(RunnerError::Kind::kExists,
+                        "a device \"" + name_ + "\" is being added already");
+  }
+  ~AddedName() { names_.erase(name_); }
+  AddedName(const AddedName&) = delete;
+  AddedName& operator=(const AddedName&) = delete;
+
+ private:
+  std::set<std::string>& names_;
+  const std::string name_;
+};
+
 Task<Variant> DbusMethods::run_add(std::string name, std::map<std::string, std::string> settings,
                                    bool persist) {
   runner_.check_running();
@@ -153,8 +171,10 @@ Task<Variant> DbusMethods::run_add(std::string name, std::map<std::string, std::
   // Before there is a file: it would be taken for that of the first one, and removed.
   runner_.refuse_second(name);
   // Files are read and written by jobs: they may be on one of our own disks.
+  std::optional<AddedName> added_name;
   std::shared_ptr<PersistentDevice> file;
   if (persist) {
+    added_name.emplace(added_names_, name);
     const auto making = runner_.jobs().run([path = config_file(), config] {
       return std::make_shared<PersistentDevice>(path, config);
     });
@@ -203,11 +223,12 @@ void DbusMethods::remove_persistent(GDBusMethodInvocation* invocation, std::stri
 
 // The file goes last: while the device is there its absence would be a change of the configuration.
 Task<> DbusMethods::run_remove_persistent(std::string name, bool force) {
+  // A reload that has read the files before would add it again.
+  const auto turn = co_await reloader_.turn();
+  runner_.get(name);  // another call may have removed both meanwhile
   const auto looking = runner_.jobs().run(
       [path = config_file(), name] { return persistent_device_file(path, name); });
   const std::string file = co_await looking;
-  // A reload that has read the files before would add it again.
-  const auto turn = co_await reloader_.turn();
   co_await runner_.remove(std::move(name), force);
   const auto removing = runner_.jobs().run([file] { remove_persistent_device_file(file); });
   co_await removing;

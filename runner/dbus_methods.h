@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 
 #include "async.h"
@@ -17,8 +18,6 @@
 namespace ublk_runner {
 
 inline constexpr char kDbusName[] = "org.ublk.Runner1";
-// In the state directory.
-inline constexpr char kBusSocketName[] = "bus";
 inline constexpr char kDbusPath[] = "/org/ublk/Runner1";
 
 std::string device_object_path(const std::string& name);
@@ -50,6 +49,7 @@ class DbusMethods {
   const std::string& config_file() const { return config_file_; }
 
  private:
+  class AddedName;
   class Invocation;
   Task<> answer(Invocation invocation, Task<Variant> work);
   Task<Variant> run_add(std::string name, std::map<std::string, std::string> settings,
@@ -63,6 +63,7 @@ class DbusMethods {
   Reloader& reloader_;
   const std::string config_file_;
   const std::function<void()> before_reply_;
+  std::set<std::string> added_names_;  // of devices that become part of the configuration
   TaskSet tasks_;
 };
 

@@ -14,6 +14,8 @@
 #include <system_error>
 #include <utility>
 
+#include "node_number.h"
+
 namespace ublk_runner {
 
 namespace {
@@ -72,8 +74,14 @@ void DeviceLinks::add(const std::string& name, const std::string& node) {
   const std::string path = dir_ + '/' + name;
   const ublk::UniqueFd dir = make_dir(dir_);
   const std::string to = target(node);
+  const std::optional<std::string> old = read_link(dir.get(), name, path);
   // Then it is the only one: it has been made here.
-  if (read_link(dir.get(), name, path) == to) return;
+  if (old == to) return;
+  if (old && node_number(path, S_IFBLK)) {
+    const auto other = (std::filesystem::path(dir_) / *old).lexically_normal();
+    fail(EEXIST,
+         path + " is the name of " + other.string() + " already, perhaps of another runner");
+  }
   remove_links(dir_, to);
 
   // '#' is in no device name, so this is the name of no device. What is there is left of a runner

@@ -14,12 +14,12 @@ class DeviceLinks {
   // Touches nothing yet.
   explicit DeviceLinks(std::string dir = "/dev/ublk");
 
-  // Makes `name` (a device name, see config.h) a link to `node`, "/dev/ublkb3". An existing link is
+  // Makes `name` (a device name, see config.h) a link to `node`, "/dev/ublkb3". A stale link is
   // replaced in one step: who opens the name meanwhile gets the old node or the new one. Other
   // names of the node are removed: the kernel has given its number to this device, so they are left
   // of one that is gone, and who used them would get this one's data. The directory is made if
   // there is none, with mode 0755. Throws std::system_error: EEXIST if `name` is there and no
-  // symbolic link, ENOTDIR if the directory is none.
+  // symbolic link, or one to another block device that exists; ENOTDIR if the directory is none.
   void add(const std::string& name, const std::string& node);
 
   // Removes the link if it is there and still points to the node. Throws std::system_error.

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <ublk/unique_fd.h>
 
 #include <algorithm>
@@ -18,6 +17,8 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+
+#include "node_number.h"
 
 namespace ublk_runner {
 
@@ -80,19 +81,23 @@ void find_mounts(const fs::path& mountinfo, const Nodes& nodes, std::vector<Devi
 
 // The name of the node that the path leads to; nullopt: to none of them.
 std::optional<std::string> node_at(const std::string& path, const Nodes& nodes) {
-  struct stat status {};
-  if (stat(path.c_str(), &status) != 0 || !S_ISBLK(status.st_mode)) return std::nullopt;
-  const std::string number =
-      std::to_string(major(status.st_rdev)) + ':' + std::to_string(minor(status.st_rdev));
-  const auto node = nodes.find(number);
+  const auto number = node_number(path, S_IFBLK);
+  if (!number) return std::nullopt;
+  const auto node = nodes.find(*number);
   if (node == nodes.end()) return std::nullopt;
   return node->second;
+}
+
+// The same for the name of a file that may be anywhere: elsewhere it is not looked up, since that
+// may wait for a server that is gone.
+std::optional<std::string> node_named(const std::string& path, const Nodes& nodes) {
+  return path.starts_with("/dev/") ? node_at(path, nodes) : std::nullopt;
 }
 
 void find_swap(const Nodes& nodes, std::vector<DeviceUser>& users) {
   std::ifstream in("/proc/swaps");
   for (std::string line; std::getline(in, line);)
-    if (const auto node = node_at(line.substr(0, line.find(' ')), nodes))
+    if (const auto node = node_named(line.substr(0, line.find(' ')), nodes))
       users.push_back({*node + " is swap"});
 }
 
@@ -101,7 +106,7 @@ void find_loops(const Nodes& nodes, std::vector<DeviceUser>& users) {
   for (const auto& entry : fs::directory_iterator("/sys/block")) {
     const std::string file = first_line(entry.path() / "loop" / "backing_file");
     if (file.empty()) continue;
-    if (const auto node = node_at(file, nodes))
+    if (const auto node = node_named(file, nodes))
       users.push_back({*node + " is held by " + entry.path().filename().string()});
   }
 }

@@ -16,8 +16,9 @@ struct DeviceUser {
 
 // Users of the block device `node`, "/dev/ublkb3", and of its partitions: mounts in any mount
 // namespace that a visible process has, swap, devices above it (dm, md, loop), open descriptors of
-// visible processes, and whatever else has claimed it for itself. Reads /proc and /sys, which takes some milliseconds. What can't be read
-// counts as a user, since in doubt the device stays. Any thread.
+// visible processes, and whatever else has claimed it for itself. Reads /proc and /sys, which takes
+// some milliseconds, and waits for no file system. What can't be read counts as a user, since in
+// doubt the device stays. Any thread.
 std::vector<DeviceUser> device_users(const std::string& node);
 
 }  // namespace ublk_runner

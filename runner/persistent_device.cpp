@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <stdexcept>
 #include <string_view>
@@ -98,7 +99,8 @@ std::string path_of(const std::string& config_file, const std::string& name) {
 }
 
 void sync_parent(const std::string& file) {
-  const std::string path = file.substr(0, file.rfind('/'));
+  const std::filesystem::path parent = std::filesystem::path(file).parent_path();
+  const std::string path = parent.empty() ? "." : parent.string();
   const ublk::UniqueFd dir(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!dir || fsync(dir.get()) != 0) fail(path);
 }
@@ -113,7 +115,10 @@ PersistentDevice::PersistentDevice(const std::string& config_file, const DeviceC
   refuse_second_section(config_file, device.name);
   if (access(path_.c_str(), F_OK) == 0) fail_existing(path_);
   const std::string dir = config_file + ".d";
-  if (mkdir(dir.c_str(), kDirMode) != 0 && errno != EEXIST) fail("making " + dir);
+  if (mkdir(dir.c_str(), kDirMode) == 0)
+    sync_parent(dir);
+  else if (errno != EEXIST)
+    fail("making " + dir);
   try {
     write_file(temporary_, section_of(device));
     check_read_back(temporary_, device);
@@ -139,8 +144,8 @@ void PersistentDevice::commit() {
 std::string persistent_device_file(const std::string& config_file, const std::string& name) {
   const std::string path = path_of(config_file, name);
   if (access(path.c_str(), F_OK) != 0)
-    throw RunnerError(RunnerError::Kind::kNotFound,
-                      path + ": " + std::generic_category().message(errno));
+    throw std::runtime_error(name + " is not persistent: " + path + ": " +
+                             std::generic_category().message(errno));
   std::vector<Finding> findings;
   const std::vector<KeyFileGroup> groups = read_key_file(path, findings);
   if (!findings.empty() || groups.size() != 1 || groups[0].name != "device " + name)

@@ -18,9 +18,8 @@ namespace ublk_runner {
 class PersistentDevice {
  public:
   // Throws RunnerError: the configuration has such a device, or there is such a file; ConfigError:
-  // the configuration is wrong, so it can't be told; std::system_error; std::runtime_error:
-  // a name
-  // or settings that a file can't have.
+  // the configuration is wrong, so it can't be told; std::system_error; std::runtime_error: a name
+  // or settings that a file can't have. One of a name at a time.
   PersistentDevice(const std::string& config_file, const DeviceConfig& device);
   ~PersistentDevice();  // without commit() nothing is left
   PersistentDevice(const PersistentDevice&) = delete;
@@ -34,8 +33,8 @@ class PersistentDevice {
   bool committed_ = false;
 };
 
-// What PersistentDevice has made: FILE.d/NAME.conf. Throws RunnerError, kNotFound: there is no such
-// file; std::runtime_error: it holds something else, too. Reads the file, so it may block.
+// What PersistentDevice has made: FILE.d/NAME.conf. Throws std::runtime_error: there is no such
+// file, or it holds something else, too. Reads the file, so it may block.
 std::string persistent_device_file(const std::string& config_file, const std::string& name);
 
 // Removes that file. Throws std::system_error.

@@ -117,6 +117,7 @@ class Runner {
   // Those that there are, in no order.
   const std::vector<std::shared_ptr<ManagedDevice>>& devices() const { return devices_; }
   std::shared_ptr<ManagedDevice> find(const std::string& name) const;  // nullptr: none
+  std::shared_ptr<ManagedDevice> get(const std::string& name) const;   // throws RunnerError: none
   // Throws RunnerError: there is such a device.
   void refuse_second(const std::string& name) const;
   std::string link_path(const std::string& name) const { return options_.link_dir + '/' + name; }
@@ -143,7 +144,6 @@ class Runner {
   Task<> stop_all(std::function<void()> done);
   Task<> end_lost(std::shared_ptr<ManagedDevice> device);
   std::function<void()> when_lost(const std::shared_ptr<ManagedDevice>& device);
-  std::shared_ptr<ManagedDevice> get(const std::string& name) const;
   void drop(const std::shared_ptr<ManagedDevice>& device);
   void changed() const;
 

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -32,12 +33,62 @@ constexpr mode_t kFileMode = 0600;
 constexpr off_t kMaxFileSize = 1 << 20;
 constexpr const char* kSuffix = ".json";
 constexpr const char* kLockName = "lock";
+// '#' is in no device name, so such a file is that of no device.
+constexpr const char* kTemporaryPrefix = ".#";
 // A killed runner's descriptors are closed once its I/O is over.
 constexpr milliseconds kLockLimit{10'000};
 constexpr milliseconds kLockInterval{50};
 
 [[noreturn]] void fail(int error, const std::string& what) {
   throw std::system_error(error, std::generic_category(), what);
+}
+
+struct CloseDir {
+  void operator()(DIR* dir) const { closedir(dir); }
+};
+
+// The device of a file's name; nullopt: the file is none of ours.
+std::optional<std::string> device_of(std::string_view file) {
+  if (!file.ends_with(kSuffix)) return std::nullopt;
+  file.remove_suffix(std::string_view(kSuffix).size());
+  if (!is_device_name(file)) return std::nullopt;
+  return std::string(file);
+}
+
+std::vector<std::string> names_in(int dir_fd, const std::string& dir_name) {
+  const int copy = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const std::unique_ptr<DIR, CloseDir> dir(copy < 0 ? nullptr : fdopendir(copy));
+  if (dir == nullptr) fail(errno, dir_name);
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(dir.get())) names.emplace_back(entry->d_name);
+  return names;
+}
+
+// Of a runner, or left of one that was killed.
+bool is_own_name(std::string_view file) {
+  if (file == "." || file == ".." || file == kLockName || file == kBusSocketName) return true;
+  if (file.starts_with(kTemporaryPrefix))
+    file.remove_prefix(std::string_view(kTemporaryPrefix).size());
+  return device_of(file).has_value();
+}
+
+bool is_mount_point(int dir) {
+  struct statx status {};
+  return statx(dir, "", AT_EMPTY_PATH, STATX_TYPE, &status) != 0 ||
+         (status.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+}
+
+// One that was there may be of others, /tmp say, and closing it would break more than this runner.
+void close_to_others(int fd, mode_t mode, const std::string& dir) {
+  if ((mode & 0077) == 0) return;
+  const std::vector<std::string> names = names_in(fd, dir);
+  if ((mode & S_ISVTX) != 0 || is_mount_point(fd) || !std::ranges::all_of(names, is_own_name)) {
+    char octal[16];
+    snprintf(octal, sizeof(octal), "%04o", mode & 07777);
+    throw std::runtime_error(dir + " is open to others (mode " + octal +
+                             "), expected a folder of its own");
+  }
+  if (fchmod(fd, kDirMode) != 0) fail(errno, "setting the mode of " + dir);
 }
 
 ublk::UniqueFd open_dir(const std::string& dir) {
@@ -49,8 +100,7 @@ ublk::UniqueFd open_dir(const std::string& dir) {
   if (status.st_uid != geteuid())
     throw std::runtime_error(dir + " belongs to user " + std::to_string(status.st_uid) +
                              ", expected " + std::to_string(geteuid()));
-  if ((status.st_mode & 0077) != 0 && fchmod(fd.get(), kDirMode) != 0)
-    fail(errno, "setting the mode of " + dir);
+  close_to_others(fd.get(), status.st_mode, dir);
   return fd;
 }
 
@@ -76,10 +126,6 @@ void write_all(int fd, const std::string& text, const std::string& path) {
     done += static_cast<size_t>(n);
   }
 }
-
-struct CloseDir {
-  void operator()(DIR* dir) const { closedir(dir); }
-};
 
 ublk::UniqueFd take_lock(int dir, const std::string& path) {
   ublk::UniqueFd fd(openat(dir, kLockName, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kFileMode));
@@ -139,14 +185,6 @@ SavedDevice from_json(const json& file, const std::string& name) {
   return device;
 }
 
-// The device of a file's name; nullopt: the file is none of ours.
-std::optional<std::string> device_of(std::string_view file) {
-  if (!file.ends_with(kSuffix)) return std::nullopt;
-  file.remove_suffix(std::string_view(kSuffix).size());
-  if (!is_device_name(file)) return std::nullopt;
-  return std::string(file);
-}
-
 SavedDevice load_file(int dir, const std::string& file, const std::string& name) {
   const ublk::UniqueFd fd(
       openat(dir, file.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
@@ -163,12 +201,9 @@ SavedDevice load_file(int dir, const std::string& file, const std::string& name)
 // `dir`: open, and its name.
 StateStore::Contents load_all(int dir_fd, const std::string& dir_name) {
   StateStore::Contents contents;
-  const int copy = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const std::unique_ptr<DIR, CloseDir> dir(copy < 0 ? nullptr : fdopendir(copy));
-  if (dir == nullptr) fail(errno, dir_name);
   std::vector<std::string> names;
-  while (const dirent* entry = readdir(dir.get()))
-    if (const auto name = device_of(entry->d_name)) names.push_back(*name);
+  for (const std::string& file : names_in(dir_fd, dir_name))
+    if (const auto name = device_of(file)) names.push_back(*name);
   std::sort(names.begin(), names.end());
   for (const std::string& name : names) {
     const std::string file = name + kSuffix;
@@ -205,10 +240,9 @@ bool StateStore::has(const std::string& name) const {
   return fstatat(fd_.get(), (name + kSuffix).c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-// '#' is in no device name, so the temporary file is that of no device.
 void StateStore::save(const SavedDevice& device) {
   const std::string file = device.name + kSuffix;
-  const std::string temporary = ".#" + file;
+  const std::string temporary = kTemporaryPrefix + file;
   const std::string path = dir_ + '/' + file;
   if (unlinkat(fd_.get(), temporary.c_str(), 0) != 0 && errno != ENOENT) fail(errno, path);
   const ublk::UniqueFd fd(openat(fd_.get(), temporary.c_str(),

@@ -3,7 +3,6 @@
 
 #include <signal.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -16,6 +15,7 @@
 #include <system_error>
 
 #include "device_users.h"
+#include "node_number.h"
 
 namespace ublk_ctl {
 
@@ -79,11 +79,9 @@ void find_openers(const fs::path& process, Surroundings& found) {
   std::error_code error;
   for (fs::directory_iterator entry(process / "fd", error), end; !error && entry != end;
        entry.increment(error)) {
-    struct stat status {};
-    if (stat(entry->path().c_str(), &status) != 0 || !S_ISCHR(status.st_mode)) continue;
-    const std::string number =
-        std::to_string(major(status.st_rdev)) + ':' + std::to_string(minor(status.st_rdev));
-    found.openers[number] = first_line(process / "comm") + " (" + process.filename().string() + ')';
+    if (const auto number = ublk_runner::node_number(entry->path(), S_IFCHR))
+      found.openers[*number] =
+          first_line(process / "comm") + " (" + process.filename().string() + ')';
   }
   if (error && error != std::errc::no_such_file_or_directory && error != std::errc::no_such_process)
     found.doubt = "process " + process.filename().string() + " can't be looked at";

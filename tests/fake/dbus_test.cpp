@@ -59,6 +59,7 @@ class DbusTest : public FakeTest {
     std::ofstream(config()) << "[runner]\nbuffer_memory = 64M\n" << devices;
   }
   std::string config() const { return dir_ + "/conf"; }
+  std::string config_dir() const { return config() + ".d"; }
   std::string socket() const { return dir_ + "/bus"; }
 
   void start() {
@@ -301,6 +302,46 @@ TEST_F(DbusTest, PersistentDeviceIsRemovedFromTheConfigurationToo) {
     EXPECT_EQ(client.devices().size(), 1u);
   });
   EXPECT_FALSE(std::filesystem::exists(config() + ".d/kept.conf"));
+}
+
+// They would write the same file.
+TEST_F(DbusTest, OfTwoPersistentDevicesOfOneNameThereIsOne) {
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<int> added{0};
+    run_client([&] {
+      const auto add = [&](const char* size) {
+        try {
+          RunnerClient(call()).add("kept", {{"handler", "null"}, {"size", size}}, true);
+          ++added;
+        } catch (const CommandError& e) {
+          EXPECT_EQ(e.status(), ublk_ctl::kExitFailed) << e.what();
+        }
+      };
+      std::thread other(add, "1M");
+      add("2M");
+      other.join();
+    });
+    EXPECT_EQ(added, 1);
+    const ublk_runner::Config config = ublk_runner::load_config(this->config());
+    ASSERT_EQ(config.devices.size(), 2u);
+    with_client([&](RunnerClient& client) {
+      EXPECT_EQ(client.device("kept")["options"]["size"],
+                config.devices[1].settings.at("size").value);
+      client.remove("kept", true, true);
+    });
+    ASSERT_TRUE(std::filesystem::is_empty(config_dir()));
+    if (HasFailure()) return;
+  }
+}
+
+TEST_F(DbusTest, ADeviceThatIsNotPersistentIsNoneThatIsMissing) {
+  with_client([this](RunnerClient& client) {
+    const auto remove = [&] { return error_of([&] { client.remove("first", true, true); }); };
+    EXPECT_EQ(remove().status(), ublk_ctl::kExitFailed);
+    EXPECT_EQ(remove().what(), "first is not persistent: " + config_dir() +
+                                   "/first.conf: No such file or directory");
+    EXPECT_EQ(client.devices().size(), 1u);
+  });
 }
 
 TEST_F(DbusTest, ReloadDoesWhatTheDryRunSays) {

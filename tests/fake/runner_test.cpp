@@ -3,6 +3,8 @@
 // buffer mode, under sanitizers, too.
 #include <fcntl.h>
 #include <runner.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -211,6 +213,21 @@ TEST_F(RunnerTest, ZeroCopyWantsAModeWithoutTagBuffers) {
   ASSERT_EQ(summary.failed.size(), 1u);
   EXPECT_EQ(summary.failed[0].cause,
             "zero_copy = on: expected buffer = auto or user-copy beside it");
+}
+
+TEST_F(RunnerTest, ADeviceWhoseNameIsTakenIsUndone) {
+  const std::string other = dir_ + "/ublkb9";
+  if (mknod(other.c_str(), S_IFBLK | 0600, makedev(7, 0)) != 0)
+    GTEST_SKIP() << "needs root, to make a node";
+  std::filesystem::create_directory(dir_ + "/ublk");
+  std::filesystem::create_symlink(other, dir_ + "/ublk/disk");
+  add("disk", "null", {{"size", "8M"}});
+  const StartSummary summary = start();
+  ASSERT_EQ(summary.failed.size(), 1u);
+  EXPECT_NE(summary.failed[0].cause.find("is the name of " + other + " already"), std::string::npos)
+      << summary.failed[0].cause;
+  EXPECT_EQ(driver().nr_devices(), 0u);
+  EXPECT_EQ(std::filesystem::read_symlink(dir_ + "/ublk/disk"), other);
 }
 
 // Requests that hang on workers, between others that were short until then: those are answered all

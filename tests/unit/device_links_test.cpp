@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <atomic>
 #include <cerrno>
@@ -75,9 +76,31 @@ TEST_F(DeviceLinksTest, DirectoryThatIsThereKeepsItsMode) {
   EXPECT_EQ(fs::status(dev_ / "ublk").permissions(), fs::perms::owner_all);
 }
 
-TEST_F(DeviceLinksTest, ReplacesAnOldLink) {
+TEST_F(DeviceLinksTest, ReplacesAStaleLink) {
   links_.add("disk0", node("ublkb3"));
   DeviceLinks(dev_ / "ublk").add("disk0", node("ublkb4"));
+  EXPECT_EQ(link("disk0"), "../ublkb4");
+}
+
+// It may be mounted under this name, and whoever opens the name would get another one's data.
+TEST_F(DeviceLinksTest, LeavesTheNameOfADeviceThatExists) {
+  if (mknod(node("ublkb3").c_str(), S_IFBLK | 0600, makedev(7, 0)) != 0)
+    GTEST_SKIP() << "needs root, to make a node";
+  links_.add("disk0", node("ublkb3"));
+  std::string text;
+  try {
+    DeviceLinks(dev_ / "ublk").add("disk0", node("ublkb4"));
+  } catch (const std::system_error& e) {
+    EXPECT_EQ(e.code().value(), EEXIST);
+    text = e.what();
+  }
+  EXPECT_TRUE(text.starts_with(dev_ / "ublk/disk0 is the name of " + node("ublkb3") + " already"))
+      << text;
+  EXPECT_EQ(link("disk0"), "../ublkb3");
+  links_.add("disk0", node("ublkb3"));
+  EXPECT_EQ(link("disk0"), "../ublkb3");
+  fs::remove(node("ublkb3"));
+  links_.add("disk0", node("ublkb4"));
   EXPECT_EQ(link("disk0"), "../ublkb4");
 }
 

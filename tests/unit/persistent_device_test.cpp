@@ -101,7 +101,7 @@ TEST_F(PersistentDeviceTest, IsRemoved) {
   PersistentDevice(conf(), device({{"handler", "null"}})).commit();
   remove_persistent_device_file(persistent_device_file(conf(), "disk"));
   EXPECT_EQ(nr_files(), 0u);
-  EXPECT_THROW(persistent_device_file(conf(), "disk"), RunnerError);
+  EXPECT_THROW(persistent_device_file(conf(), "disk"), std::runtime_error);
 }
 
 TEST_F(PersistentDeviceTest, IsNotRemovedWithAnythingElse) {

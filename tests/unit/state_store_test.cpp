@@ -37,6 +37,12 @@ class StateStoreTest : public testing::Test {
     ASSERT_EQ(chmod(file(name).c_str(), mode), 0);
   }
 
+  mode_t mode() const {
+    struct stat status {};
+    EXPECT_EQ(stat(dir_.c_str(), &status), 0);
+    return status.st_mode & 07777;
+  }
+
   const test::TempDir parent_;
   const std::string dir_ = parent_ / "state";
 };
@@ -77,9 +83,38 @@ TEST_F(StateStoreTest, AFolderThatOthersCouldEnterIsClosed) {
   std::filesystem::create_directory(dir_);
   ASSERT_EQ(chmod(dir_.c_str(), 0777), 0);
   const StateStore store(dir_);
-  struct stat status {};
-  ASSERT_EQ(stat(dir_.c_str(), &status), 0);
-  EXPECT_EQ(status.st_mode & 07777, 0700u);
+  EXPECT_EQ(mode(), 0700u);
+}
+
+TEST_F(StateStoreTest, WhatARunnerLeftIsClosedToo) {
+  { StateStore(dir_).save(example("a")); }
+  write(".#b.json", "{");
+  write("bus", "");
+  ASSERT_EQ(chmod(dir_.c_str(), 0755), 0);
+  const StateStore store(dir_);
+  EXPECT_EQ(mode(), 0700u);
+  EXPECT_EQ(store.load().devices.size(), 1u);
+}
+
+// --state-dir /tmp
+TEST_F(StateStoreTest, AFolderOfOthersKeepsItsMode) {
+  std::filesystem::create_directory(dir_);
+  write("foreign", "x");
+  for (const mode_t open : {0755u, 01777u}) {
+    ASSERT_EQ(chmod(dir_.c_str(), open), 0);
+    try {
+      const StateStore store(dir_);
+      ADD_FAILURE() << "taken with mode " << std::oct << open;
+    } catch (const std::runtime_error& e) {
+      EXPECT_EQ(e.what(), dir_ + " is open to others (mode " + (open == 0755 ? "0755" : "1777") +
+                              "), expected a folder of its own");
+    }
+    EXPECT_EQ(mode(), open);
+  }
+  EXPECT_FALSE(std::filesystem::exists(file("lock")));
+  std::filesystem::remove(file("foreign"));
+  EXPECT_THROW(StateStore store(dir_), std::runtime_error) << "it is sticky, so it is shared";
+  EXPECT_EQ(mode(), 01777u);
 }
 
 TEST_F(StateStoreTest, LinksAreNotFollowed) {
