@@ -45,14 +45,9 @@ class StateLocked : public std::runtime_error {
 class StateStore {
  public:
   // Makes the folder if there is none, and takes its lock, which one process has at a time; a
-<<<<<<< HEAD
   // process that is just ending is waited for. Throws StateLocked, which names the process that has
-  // it, or std::runtime_error that says what is wrong: the folder is another user's, or is none.
-=======
-  // process that is just ending is waited for. Throws std::runtime_error that says what is wrong:
-  // another runner, whose pid it names; a folder that is of somebody else, or holds more than a
-  // runner's files and is open to others; what is no folder.
->>>>>>> opsb
+  // it, or std::runtime_error that says what is wrong: a folder that is of somebody else, or holds
+  // more than a runner's files and is open to others; what is no folder.
   explicit StateStore(std::string dir);
   StateStore(const StateStore&) = delete;
   StateStore& operator=(const StateStore&) = delete;
