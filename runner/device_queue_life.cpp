@@ -227,15 +227,19 @@ void DeviceQueue::cancel() {
 
 unsigned DeviceQueue::abandon() {
   unsigned abandoned = 0;
-  abandoned_.store(true, std::memory_order_seq_cst);  // see run_on_worker()
-  for (uint16_t i = 0; i < depth_; ++i) {
-    Tag& tag = tag_for(i);
-    const uint32_t awaited = tag.awaited.load(std::memory_order_seq_cst);
-    if (awaited == 0 || !claim(tag, static_cast<uint16_t>(awaited))) continue;
+  const auto give_up = [this, &abandoned](Tag& tag) {
     life_ = Life::kAbandoned;
     tag.abandoned = true;
     tag.whole.complete(-EIO);
     ++abandoned;
+  };
+  abandoned_.store(true, std::memory_order_seq_cst);  // see run_on_worker()
+  if (timeouts_ != nullptr)
+    for (Tag* tag : timeouts_->take_claimed()) give_up(*tag);
+  for (uint16_t i = 0; i < depth_; ++i) {
+    Tag& tag = tag_for(i);
+    const uint32_t awaited = tag.awaited.load(std::memory_order_seq_cst);
+    if (awaited != 0 && claim(tag, static_cast<uint16_t>(awaited))) give_up(tag);
   }
   // The handler may still try to read and write what it knows as its requests' data.
   if (abandoned != 0 && queue_ != nullptr) queue_->keep_buffer_slots();

@@ -56,8 +56,7 @@ void DeviceQueue::Timeouts::look() {
     look_at_tags();
     if (queue_.handler_.workers != nullptr) look_at_workers();
   }
-  const std::vector<Tag*> claimed = std::exchange(claimed_, {});
-  for (Tag* tag : claimed) fail_claimed(*tag);
+  fail_claimed();
   arm();
   // The queue may be closed, and gone, with the last one.
   release_answered();
@@ -156,6 +155,16 @@ void DeviceQueue::Timeouts::exceeded_by_handler(Tag& tag, uint16_t number, uint1
   if (tag.awaited.compare_exchange_strong(expected, submission | Tag::kTooLate,
                                           std::memory_order_seq_cst))
     claimed_.push_back(&tag);
+}
+
+std::vector<DeviceQueue::Tag*> DeviceQueue::Timeouts::take_claimed() {
+  fail_claimed();
+  return std::exchange(claimed_, {});
+}
+
+void DeviceQueue::Timeouts::fail_claimed() {
+  const std::vector<Tag*> claimed = std::exchange(claimed_, {});
+  for (Tag* tag : claimed) fail_claimed(*tag);
 }
 
 // What the handler has of the request stays as it is from here on.

@@ -47,6 +47,9 @@ class DeviceQueue::Timeouts final : ublk_timer {
   unsigned nr_orphans() const { return static_cast<unsigned>(orphans_.size()); }
   // Asks the handler for their end, as DeviceQueue::cancel() does.
   void cancel_orphans();
+  // Those that exceed it and can't be failed yet, after a last try. They are the caller's to
+  // complete.
+  std::vector<Tag*> take_claimed();
 
   // Of a tag that is replaced.
   Tag& stand_in(uint16_t number) const { return *current_[number]; }
@@ -80,6 +83,7 @@ class DeviceQueue::Timeouts final : ublk_timer {
   void exceeded_by_handler(Tag& tag, uint16_t number, uint16_t submission);
   Tag& take_stand_in(uint16_t number);
   std::byte* take_buffer(uint16_t number);
+  void fail_claimed();
   void fail_claimed(Tag& tag);
   void put_aside(Tag& tag, uint16_t number);
   void release_answered();

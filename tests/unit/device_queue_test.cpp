@@ -665,6 +665,36 @@ TEST_P(DeviceQueueTest, AQueueIsClosedWhenTheLastLateAnswerHasCome) {
   EXPECT_TRUE(queue_closed);
 }
 
+// There is no other buffer for its tag, so it can't be failed as long as the queue is to go on.
+TEST_P(DeviceQueueTest, ALateRequestThatCouldNotBeFailedIsAbandonedLikeOthers) {
+  io_timeout_ = std::chrono::milliseconds(40);
+  statistics_ = std::make_shared<QueueStatistics>(0, kDepth);
+  static unsigned nr_buffers;
+  nr_buffers = 0;
+  table_.alloc_io_buffer = [](void*, ublk_queue*, uint16_t, size_t) -> void* {
+    alignas(4096) static std::byte buffers[kDepth][64 << 10];
+    return nr_buffers == kDepth ? nullptr : buffers[nr_buffers++];
+  };
+  open();
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
+  push(0, request(UBLK_OP_READ, 0, 4096));
+  const uint64_t id = wait_seen(1).id;
+  for (uint64_t exceeded = 0; exceeded == 0;)
+    on_thread([&] { exceeded = statistics_->timeouts().exceeded.get(); });
+  EXPECT_FALSE(driver_.has_committed(0));
+  on_thread([&] {
+    queue_->refuse();
+    EXPECT_EQ(queue_->abandon(), 1u);
+    EXPECT_EQ(queue_->dispatched(), 0u);
+  });
+  EXPECT_EQ(driver_.committed(0), -EIO);
+  on_thread([&] { driver_.stop(thread_.ring()); });
+  while (!released_) std::this_thread::yield();
+  on_thread([] {});  // the call that said so has returned
+  EXPECT_EQ(DeviceQueue::complete(id, 4096), -EALREADY);
+  closed_ = true;
+}
+
 // ---------------------------------------------------------------------- life --
 
 TEST_P(DeviceQueueTest, AQueueThatTheHandlerCantOpenReportsWhyAndIsClosed) {
