@@ -261,6 +261,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   bool fails_late_requests_ = false;                     // those that exceed it
   uint32_t max_queues_ = 0;                              // the handler's limit; 0: none
   bool can_zero_copy_ = false;                           // the handler
+  bool refusing_ = false;                                // without a handler for too long
   bool is_volatile_ = false;                             // its data is gone with the instance
   std::optional<std::set<std::string>> secret_options_;  // nullopt: not known
   BufferChoice buffers_;

@@ -148,7 +148,8 @@ void ManagedDevice::refuse() {
 }
 
 // Gives the queues, which are held and drained, from who serves them to the handler that is open,
-// or to none. One that can't be given stays with who has it, the others are held by the new one.
+// or to none. One that can't be given stays with who has it, the others are held by the new one, or
+// with none refuse, once recovery_timeout has passed.
 Task<> ManagedDevice::swap_queues() {
   std::vector<Completion<>> taken;
   std::vector<Completion<>> closed;
@@ -159,7 +160,10 @@ Task<> ManagedDevice::swap_queues() {
     std::shared_ptr<void> alive = instance_;
     if (alive == nullptr) alive = queue;
     taken.push_back(served.thread->run(
-        [queue, predecessor = served.queue, alive] { queue->take_over(*predecessor, alive); }));
+        [queue, predecessor = served.queue, alive, refuses = instance_ == nullptr && refusing_] {
+          queue->take_over(*predecessor, alive);
+          if (refuses) queue->refuse();
+        }));
     served.queue = std::move(queue);
   }
   std::exception_ptr failure;
@@ -255,6 +259,7 @@ Task<> ManagedDevice::reattach() {
       if (state_ != State::kHeld) return;  // a restart has given it one
       log(LogLevel::kError, name(), "no handler within %s: its I/O fails until there is one",
           seconds_text(config_.recovery_timeout).c_str());
+      refusing_ = true;
       refuse();
     });
   for (Milliseconds pause = kFirstRetry;; pause = std::min(2 * pause, kLongestRetry)) {
@@ -291,6 +296,7 @@ Task<bool> ManagedDevice::try_reattach() {
 // With the handler that has been attached.
 void ManagedDevice::go_on() {
   trouble_.clear();
+  refusing_ = false;
   enter(State::kLive);
   release();
   if (interrupt_retry_) std::exchange(interrupt_retry_, nullptr)();

@@ -31,13 +31,14 @@ using ublk_runner::ManagedDevice;
 class SwapTest : public RunnerRecoveryTest {
  protected:
   void serve() {
-    add("disk", "touchy",
-        {{"path", dir_ + "/disk"},
-         {"size", "8M"},
-         {"no_open", no_open()},
-         {"no_close", no_close()},
-         {"most_queues", "0"}})
-        .queues = 2;
+    DeviceConfig& device = add("disk", "touchy",
+                               {{"path", dir_ + "/disk"},
+                                {"size", "8M"},
+                                {"no_open", no_open()},
+                                {"no_close", no_close()},
+                                {"most_queues", "0"}});
+    device.queues = 2;
+    device.recovery_timeout = recovery_timeout_;
     const StartSummary summary = start();
     ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
     disk_ = driver().disk(0);
@@ -81,6 +82,7 @@ class SwapTest : public RunnerRecoveryTest {
     return found;
   }
 
+  std::chrono::seconds recovery_timeout_ = 60s;
   std::shared_ptr<Disk> disk_;
   const std::vector<std::byte> data_ = test::pattern(4096);
   std::vector<std::byte> again_ = std::vector<std::byte>(4096);
@@ -99,6 +101,36 @@ TEST_F(SwapTest, QueuesThatCannotBeOpenedAreHeldUntilTheyCan) {
   std::filesystem::remove(no_open());
   expect_the_data();
   EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
+}
+
+// Its queues are swapped in each try to open the handler.
+TEST_F(SwapTest, WhatFailsAfterTheTimeoutFailsAlsoAfterFurtherTries) {
+  recovery_timeout_ = 1s;
+  serve();
+  touch(no_open());
+  EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+  for (int tries = 0; tries < 2; ++tries) {
+    begin_read();
+    iterate_until([this] { return result_ != 1; });
+    EXPECT_EQ(result_, -EIO);
+    EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+    EXPECT_EQ(device().state(), ManagedDevice::State::kHeld);
+  }
+  std::filesystem::remove(no_open());
+  DeviceConfig patient = device().config();
+  patient.recovery_timeout = 60s;
+  EXPECT_EQ(error_of_task(device().restart(patient)), "");
+  begin_read();
+  expect_the_data();
+
+  // The next time it waits again.
+  touch(no_open());
+  EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+  begin_read();
+  EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+  EXPECT_EQ(result_, 1);
+  std::filesystem::remove(no_open());
+  expect_the_data();
 }
 
 TEST_F(SwapTest, AfterAQueueThatDoesNotCloseItsIoWaits) {
