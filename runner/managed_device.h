@@ -202,6 +202,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<OpenHandler> open_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library,
                                  bool recovering);
   void use_handler(OpenHandler handler, const DeviceConfig& config);
+  void use_pool();
   Task<> fence();
   Task<> close_instance();
   Task<bool> hold();  // false: not drained in time, it goes on

@@ -112,6 +112,13 @@ void ManagedDevice::use_handler(OpenHandler handler, const DeviceConfig& config)
     instance_->use_workers(config.workers != 0 ? config.workers : geometry.workers);
 }
 
+// The handler before may have needed none of it.
+void ManagedDevice::use_pool() {
+  if (pool_share_ != nullptr) return;
+  pool_share_ = pool_share(ublk::buffer_mode(info_), instance_->table(), services_.pools->buffers(),
+                           info_.max_io_buf_bytes);
+}
+
 // Nothing of a dead predecessor may reach the storage any more before this has ended.
 Task<> ManagedDevice::fence() {
   const auto fencing = services_.jobs->run([i = instance_] { i->fence(kFenceLimit); });
@@ -224,6 +231,7 @@ Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<Handle
   bool swapping = false;
   try {
     use_handler(std::move(handler), config);
+    use_pool();
     check_queues(geometry);
     const ublk::abi::Params wanted = checked_params(geometry, config);
     const std::string difference = params_difference(params_, wanted);

@@ -231,6 +231,21 @@ TEST_F(AdoptTest, ARestartEndsTheTimeout) {
   EXPECT_EQ(driver().disk(id_)->read(0, 1, data_.data()), 0);
 }
 
+// It has had no share of the buffers.
+TEST_F(RunnerRecoveryTest, AHandlerThatMovesNoDataAnyMoreGetsBuffers) {
+  add("disk", "late_moving", {{"size", "1M"}, {"hold", dir_ + "/hold"}, {"release", dir_ + "/x"}})
+      .buffer = BufferOption::kUserCopy;
+  ASSERT_TRUE(start().failed.empty());
+  DeviceConfig other = runner_->find("disk")->config();
+  other.handler = "late";
+  ASSERT_EQ(error_of_task(runner_->find("disk")->restart(other)), "");
+  const std::vector<std::byte> data = test::pattern(4096);
+  std::vector<std::byte> again(4096);
+  EXPECT_EQ(driver().disk(0)->write(8, 8, data.data()), 0);
+  EXPECT_EQ(driver().disk(0)->read(8, 8, again.data()), 0);
+  EXPECT_EQ(again, data);
+}
+
 // The kernel may write into them until this process ends. Handler "own" ends it if it is closed
 // before all are given back.
 TEST_F(RunnerRecoveryTest, AHandlerWhoseBuffersTheKernelHasIsNotClosed) {
