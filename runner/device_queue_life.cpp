@@ -118,6 +118,7 @@ void DeviceQueue::take_over(DeviceQueue& predecessor, std::shared_ptr<void> aliv
     Tag& tag = tag_for(held.whole.tag());
     tag.queue = this;
     tag.whole = std::move(held.whole);
+    give_back_copy(tag);
     set_aside(tag);
   });
   // This handler knows nothing of what is in the tags' buffers.

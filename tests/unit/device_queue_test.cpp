@@ -72,28 +72,46 @@ class DeviceQueueTest : public testing::TestWithParam<Where> {
     EXPECT_TRUE(released_ || queue_ == nullptr);
   }
 
-  void open(const RequestRules& rules = {.sectors = kSectors,
-                                         .block_sectors = kBlock / abi::kSectorSize,
-                                         .operations = 0x2f}) {
+  static constexpr RequestRules kRules = {
+      .sectors = kSectors, .block_sectors = kBlock / abi::kSectorSize, .operations = 0x2f};
+
+  std::shared_ptr<DeviceQueue> make_queue(const RequestRules& rules) {
     DeviceQueueEvents events;
     events.failed = [](uint16_t tag, int error) {
       ADD_FAILURE() << "tag " << tag << " failed with " << error;
     };
     events.released = [this] { released_ = true; };
     events.closed = [this] { closed_promise_.set_value(); };
-    queue_ = std::make_shared<DeviceQueue>(
+    return std::make_shared<DeviceQueue>(
         DeviceQueue::Handler{.table = table_,
                              .instance = this,
                              .device = "test",
                              .workers = on_worker() ? &*workers_ : nullptr,
+                             .buffers = buffers_,
+                             .zero_copy = zero_copy_,
                              .statistics = statistics_,
                              .io_timeout = io_timeout_,
                              .fails_late_requests = true},
         thread_, 0, kDepth, rules, events);
-    on_thread([&] {
-      queue_->open(ublk::DeviceNode::open(driver_, driver_.info()), std::make_shared<int>());
-    });
+  }
+
+  void open(const RequestRules& rules = kRules) {
+    queue_ = make_queue(rules);
+    abi::DevInfo info = driver_.info();
+    info.flags = device_flags_;
+    on_thread(
+        [&] { queue_->open(ublk::DeviceNode::open(driver_, info), std::make_shared<int>()); });
     opened_ = true;
+  }
+
+  // Gives the queue, which is held, to another one, with what is set by now.
+  void take_over() {
+    const std::shared_ptr<DeviceQueue> before = queue_;
+    queue_ = make_queue(kRules);
+    on_thread([&] { queue_->take_over(*before, std::make_shared<int>()); });
+    wait_closed();
+    closed_promise_ = {};
+    closed_ = false;
   }
 
   void stop() {
@@ -156,6 +174,9 @@ class DeviceQueueTest : public testing::TestWithParam<Where> {
       std::make_shared<Submit>([](ublk_request& r) { return static_cast<int>(r.length); });
   ublk_test::ScriptedDriver driver_{kDepth};
   const std::shared_ptr<SharedPools> pools_ = SharedPools::make(MainContext(), 64 << 20);
+  std::shared_ptr<ublk::BufferPool::Device> buffers_;
+  uint64_t device_flags_ = 0;
+  bool zero_copy_ = false;  // of the handler
   QueueThread thread_{MainContext(), pools_, 0, std::chrono::microseconds(0)};
   std::shared_ptr<QueueStatistics> statistics_;
   std::chrono::milliseconds io_timeout_{0};
@@ -538,6 +559,35 @@ TEST_P(DeviceQueueTest, RequestsThatWaitForAWorkerAreDropped) {
   workers_.reset();
   EXPECT_EQ(seen().size(), 1u);
   closed_ = true;
+}
+
+// The copy would be taken for the offset in what is registered.
+TEST_P(DeviceQueueTest, AHeldCopyIsNotGivenToAHandlerWithZeroCopy) {
+  if (on_worker()) GTEST_SKIP() << "a worker copies when it serves";
+  device_flags_ = abi::kFlagUserCopy | abi::kFlagAutoBufReg;
+  buffers_ = std::make_shared<ublk::BufferPool::Device>(pools_->buffers(), 64 << 10);
+  open();
+  set_handler([this](ublk_request&) {
+    queue_->hold();
+    return 0;
+  });
+  on_thread([this] {  // the flush comes before the write is copied
+    driver_.push(thread_.ring(), 0, request(UBLK_OP_WRITE, 0, 4096));
+    driver_.push(thread_.ring(), 1, request(UBLK_OP_FLUSH, 0, 0));
+  });
+  EXPECT_EQ(driver_.committed(1), 0);
+  for (unsigned left = 1; left != 0;) on_thread([&] { left = queue_->dispatched(); });
+  EXPECT_EQ(seen().size(), 1u);
+  EXPECT_NE(pools_->buffers().stats().in_use, 0u);
+
+  zero_copy_ = true;
+  take_over();
+  EXPECT_EQ(pools_->buffers().stats().in_use, 0u);
+  set_handler([](ublk_request& r) { return static_cast<int>(r.length); });
+  on_thread([this] { queue_->release(); });
+  EXPECT_EQ(driver_.committed(0), 4096);
+  EXPECT_EQ(seen().back().buffer, nullptr);
+  EXPECT_GE(seen().back().buffer_index, 0);
 }
 
 // ---------------------------------------------------------------- statistics --
