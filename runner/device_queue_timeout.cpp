@@ -92,7 +92,11 @@ void DeviceQueue::Timeouts::look_at_workers() {
   });
   for (const uint16_t number : exceeded)
     tell(number, Place::kWorker, fails ? "it fails" : "it goes on");
-  while (WorkerPool::Item* item = failed.pop()) fail(static_cast<Tag*>(item)->whole);
+  while (WorkerPool::Item* item = failed.pop()) {
+    Tag& tag = static_cast<Tag&>(*item);
+    tag.spoilt = true;  // the handler has not seen it
+    fail(tag.whole);
+  }
 }
 
 // True once, for a tag that was found there in each look since the limit.

@@ -715,6 +715,24 @@ TEST_P(DeviceQueueTest, AQueueIsClosedWhenTheLastLateAnswerHasCome) {
   EXPECT_TRUE(queue_closed);
 }
 
+TEST_P(DeviceQueueTest, ABufferIsNotTheTagsOwnAfterAWriteThatNoWorkerHasServed) {
+  if (!on_worker()) GTEST_SKIP() << "none waits for one";
+  io_timeout_ = std::chrono::milliseconds(40);
+  open();
+  std::promise<void> go_on;
+  set_handler([may_go_on = go_on.get_future().share()](ublk_request& r) {
+    may_go_on.wait();
+    return static_cast<int>(r.length);
+  });
+  push(0, request(UBLK_OP_READ, 0, 4096));
+  wait_seen(1);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096), 1), -ETIMEDOUT);
+  EXPECT_EQ(driver_.committed(0), -ETIMEDOUT);
+  go_on.set_value();
+  while (result_of(request(UBLK_OP_READ, 0, 4096), 1) == -ETIMEDOUT) continue;
+  EXPECT_EQ(seen().back().flags & UBLK_REQUEST_TAG_BUFFER, 0u);
+}
+
 // There is no other buffer for its tag, so it can't be failed as long as the queue is to go on.
 TEST_P(DeviceQueueTest, ALateRequestThatCouldNotBeFailedIsAbandonedLikeOthers) {
   io_timeout_ = std::chrono::milliseconds(40);
