@@ -205,6 +205,7 @@ void DeviceQueue::take_held(Visit visit) {
 
 void DeviceQueue::release() {
   set_intake(Intake::kOpen);
+  if (queue_ != nullptr) queue_->tell_of_completions(false);  // nobody waits until it is drained
   take_held([this](Tag& tag) { dispatch(tag); });
 }
 
@@ -264,6 +265,7 @@ void DeviceQueue::when_drained(std::function<void()> drained) {
   if (queue_ != nullptr) queue_->tell_of_completions(true);
   thread_.before_sleep([this, alive = alive_, drained = std::move(drained)] {
     if (dispatched() != 0) return false;
+    if (queue_ != nullptr) queue_->tell_of_completions(false);
     drained();
     return true;
   });

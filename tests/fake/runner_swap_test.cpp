@@ -2,6 +2,7 @@
 // The handler of a device is changed while the kernel has the device, and something goes wrong: its
 // I/O waits, and goes on with the right data.
 #include <gtest/gtest.h>
+#include <log.h>
 #include <sys/resource.h>
 
 #include <atomic>
@@ -12,6 +13,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <regex>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -244,6 +246,30 @@ TEST_F(RunnerRecoveryTest, AHandlerThatMovesNoDataAnyMoreGetsBuffers) {
   EXPECT_EQ(driver().disk(0)->write(8, 8, data.data()), 0);
   EXPECT_EQ(driver().disk(0)->read(8, 8, again.data()), 0);
   EXPECT_EQ(again, data);
+}
+
+// They commit what they have served by themselves, with UBLK_F_BATCH_IO. The thread says at its end
+// how often it was woken.
+TEST_F(RunnerRecoveryTest, AfterARestartWorkersDoNotWakeTheQueuesThread) {
+  constexpr unsigned kReads = 300;
+  DeviceConfig& device = add(
+      "disk", "late",
+      {{"size", "1M"}, {"on_workers", "true"}, {"hold", dir_ + "/hold"}, {"release", dir_ + "/x"}});
+  device.buffer = BufferOption::kCopy;
+  device.batch_io = ublk_runner::BatchOption::kOn;
+  ASSERT_TRUE(start().failed.empty());
+  ASSERT_EQ(error_of_task(runner_->restart("disk")), "");
+  std::vector<std::byte> data(512);
+  for (unsigned i = 0; i < kReads; ++i) ASSERT_EQ(driver().disk(0)->read(0, 1, data.data()), 0);
+
+  ublk_runner::set_log_level(ublk_runner::LogLevel::kDebug);
+  testing::internal::CaptureStderr();
+  stop();
+  const std::string said = testing::internal::GetCapturedStderr();
+  ublk_runner::set_log_level(ublk_runner::LogLevel::kInfo);
+  std::smatch writes;
+  ASSERT_TRUE(std::regex_search(said, writes, std::regex("([0-9]+) eventfd writes"))) << said;
+  EXPECT_LT(std::stoul(writes[1]), kReads / 2);
 }
 
 // The kernel may write into them until this process ends. Handler "own" ends it if it is closed
