@@ -17,6 +17,7 @@ namespace abi = ublk::abi;
 namespace {
 
 constexpr uint64_t kLooksInLimit = 4;
+constexpr const char* kTooMany = "it is not failed yet, too many are";
 constexpr uint64_t kOrphanInterval = 100'000'000;  // the memory that they hold may be wanted
 
 const char* operation_name(uint8_t op) {
@@ -99,12 +100,14 @@ void DeviceQueue::Timeouts::look_at_workers() {
   }
 }
 
-// True once, for a tag that was found there in each look since the limit.
+// True once, for a tag that was found there in each look since the limit; once more if it could not
+// be failed then.
 bool DeviceQueue::Timeouts::is_too_long(uint16_t number, Place place, uint16_t submission) {
   Seen& seen = seen_[number];
   const bool same = seen.look + 1 == looks_ && seen.place == place && seen.submission == submission;
-  if (!same) seen = {looks_, now_, submission, place, false};
+  if (!same) seen = {looks_, now_, submission, place, false, false};
   seen.look = looks_;
+  if (seen.postponed) return has_room();
   if (seen.told || now_ - seen.since < limit_) return false;
   seen.told = true;
   counters().exceeded.add(1);
@@ -150,8 +153,9 @@ void DeviceQueue::Timeouts::exceeded_by_handler(Tag& tag, uint16_t number, uint1
     obstacle = "it goes on";
   else if (queue_.zero_copy_ && tag.has_data && tag.request.buffer_index >= 0)
     obstacle = "it can't be failed, its memory is that of whoever uses the device";
-  else if (orphans_.size() + claimed_.size() >= queue_.depth_)
-    obstacle = "it is not failed, too many are";
+  else if (!has_room())
+    obstacle = kTooMany;
+  seen_[number].postponed = obstacle == kTooMany;
   tell(number, Place::kHandler, obstacle != nullptr ? obstacle : "it fails");
   if (obstacle != nullptr) return;
   uint32_t expected = submission;

@@ -66,7 +66,8 @@ class DeviceQueue::Timeouts final : ublk_timer {
     uint64_t since;
     uint16_t submission;
     Place place;
-    bool told;  // that it takes too long
+    bool told;       // that it takes too long
+    bool postponed;  // it is to be failed once there is room for another orphan
   };
   struct Orphan {
     Tag* tag;
@@ -80,6 +81,7 @@ class DeviceQueue::Timeouts final : ublk_timer {
   void tell(uint16_t number, Place place, const char* consequence);
   void fail(ublk::Request& request);
   void fail_waiting(Tag& tag);
+  bool has_room() const { return orphans_.size() + claimed_.size() < queue_.depth_; }
   void exceeded_by_handler(Tag& tag, uint16_t number, uint16_t submission);
   Tag& take_stand_in(uint16_t number);
   std::byte* take_buffer(uint16_t number);

@@ -715,6 +715,28 @@ TEST_P(DeviceQueueTest, AQueueIsClosedWhenTheLastLateAnswerHasCome) {
   EXPECT_TRUE(queue_closed);
 }
 
+TEST_P(DeviceQueueTest, ARequestThatWasOneTooManyFailsOnceOthersAreAnswered) {
+  io_timeout_ = std::chrono::milliseconds(40);
+  statistics_ = std::make_shared<QueueStatistics>(0, kDepth);
+  open();
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
+  const uint64_t first = late(request(UBLK_OP_READ, 0, 4096), 0).id;
+  for (uint16_t tag = 1; tag < kDepth; ++tag) late(request(UBLK_OP_READ, 0, 4096), tag);
+  const auto exceeded = [this] {
+    uint64_t count = 0;
+    on_thread([&] { count = statistics_->timeouts().exceeded.get(); });
+    return count;
+  };
+  const uint64_t before = exceeded();
+  push(0, request(UBLK_OP_READ, 0, 4096));
+  while (exceeded() == before) std::this_thread::yield();
+  EXPECT_FALSE(driver_.has_committed(0));
+  EXPECT_EQ(DeviceQueue::complete(first, 4096), -EALREADY);
+  EXPECT_EQ(driver_.committed(0), -ETIMEDOUT);
+  EXPECT_EQ(exceeded(), before + 1) << "it is counted once";
+  for (const ublk_request& r : seen()) DeviceQueue::complete(r.id, 4096);
+}
+
 TEST_P(DeviceQueueTest, ABufferIsNotTheTagsOwnAfterAWriteThatNoWorkerHasServed) {
   if (!on_worker()) GTEST_SKIP() << "none waits for one";
   io_timeout_ = std::chrono::milliseconds(40);
