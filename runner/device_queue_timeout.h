@@ -116,7 +116,7 @@ class DeviceQueue::DataMove {
       : tag_(tag), counted_(tag.queue->handler_.fails_late_requests) {
     if (!counted_) return;
     tag_.moving.fetch_add(1, std::memory_order_seq_cst);
-    may_begin_ = tag_.awaited.load(std::memory_order_seq_cst) == request_id >> 48;
+    may_begin_ = tag_.awaited.load(std::memory_order_seq_cst) == Tag::submission_of(request_id);
   }
   ~DataMove() {
     if (counted_) tag_.moving.fetch_sub(1, std::memory_order_release);

@@ -201,6 +201,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   // managed_device_handler.cpp: the handler comes and goes.
   Task<OpenHandler> open_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library,
                                  bool recovering);
+  Task<ublk_geometry> describe(std::shared_ptr<HandlerInstance> instance);
   void use_handler(OpenHandler handler, const DeviceConfig& config);
   void use_pool();
   Task<> fence();

@@ -82,8 +82,7 @@ Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
 
   std::exception_ptr failure;
   try {
-    const auto describing = services_.jobs->run([i = handler.instance] { return i->geometry(); });
-    handler.geometry = co_await wait_for_handler(describing, kGeometryLimit, "geometry");
+    handler.geometry = co_await describe(handler.instance);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -93,6 +92,11 @@ Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
     std::rethrow_exception(failure);
   }
   co_return handler;
+}
+
+Task<ublk_geometry> ManagedDevice::describe(std::shared_ptr<HandlerInstance> instance) {
+  const auto describing = services_.jobs->run([instance] { return instance->geometry(); });
+  co_return co_await wait_for_handler(describing, kGeometryLimit, "geometry");
 }
 
 void ManagedDevice::use_handler(OpenHandler handler, const DeviceConfig& config) {
