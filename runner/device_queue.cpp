@@ -19,10 +19,6 @@ namespace {
 
 constexpr int kMaxErrno = 4095;
 
-// A request id: the submission in the top bits, which user-space addresses leave free, above the
-// address of the tag. The next submission of the tag has another id.
-constexpr unsigned kIdShift = 48;
-
 }  // namespace
 
 // ------------------------------------------------------------- every request --
@@ -192,7 +188,7 @@ void DeviceQueue::take_rest(Tag& tag) {
 // Gives the request its id, under which it can be completed from now on.
 uint16_t DeviceQueue::next_submission(Tag& tag, std::memory_order order) {
   if (++tag.submissions == 0) tag.submissions = 1;
-  tag.request.id = uint64_t{tag.submissions} << kIdShift | reinterpret_cast<uint64_t>(&tag);
+  tag.request.id = uint64_t{tag.submissions} << Tag::kIdShift | reinterpret_cast<uint64_t>(&tag);
   // Release at least: a thread that gets the id from the handler, and claims it, sees all of the
   // tag. With UBLK_PENDING it may be the next request's when submit() has returned.
   const uint16_t submission = tag.submissions;
@@ -242,7 +238,7 @@ int DeviceQueue::complete(uint64_t request_id, int32_t result) noexcept {
   if (request_id == 0) return -EALREADY;
   Tag& tag = tag_of(request_id);
   DeviceQueue& queue = *tag.queue;
-  const auto submission = static_cast<uint16_t>(request_id >> kIdShift);
+  const auto submission = Tag::submission_of(request_id);
   if (!claim(tag, submission)) [[unlikely]] {
     if (end_late(tag, submission)) return -EALREADY;
     queue.complain("completed a request that was not waiting", tag, result);
@@ -282,12 +278,12 @@ uint16_t DeviceQueue::number_of(const Tag& tag) const {
 }
 
 DeviceQueue::Tag& DeviceQueue::tag_of(uint64_t request_id) {
-  return *reinterpret_cast<Tag*>(request_id & ((uint64_t{1} << kIdShift) - 1));
+  return *reinterpret_cast<Tag*>(request_id & ((uint64_t{1} << Tag::kIdShift) - 1));
 }
 
 const DeviceQueue::Tag* DeviceQueue::waiting_for(uint64_t request_id) {
   const Tag& tag = tag_of(request_id);
-  const auto submission = static_cast<uint16_t>(request_id >> kIdShift);
+  const auto submission = Tag::submission_of(request_id);
   return tag.awaited.load(std::memory_order_acquire) == submission ? &tag : nullptr;
 }
 

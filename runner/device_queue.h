@@ -202,6 +202,7 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void copy_on_ring(Tag& tag);
   void copied(Tag& tag, int result);
   int copy_here(Tag& tag);
+  void give_back_copy(Tag& tag);
   void finish_copied_read(Tag& tag, int result, ublk::CompletionBatch* batch);
   static std::byte* buffer_at(const Tag& tag, uint32_t offset);
   off_t position(const Tag& tag, uint32_t offset) const;

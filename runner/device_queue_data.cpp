@@ -139,6 +139,15 @@ int DeviceQueue::copy_here(Tag& tag) {
   return static_cast<size_t>(result) == tag.length ? 0 : -EIO;
 }
 
+// Of a request that has come from another handler: this one may get the data in another way, or
+// copy it elsewhere.
+void DeviceQueue::give_back_copy(Tag& tag) {
+  std::byte* buffer = tag.whole.buffer();
+  if (mode_ != BufferMode::kUserCopy || buffer == nullptr) return;
+  tag.whole.set_buffer(nullptr);
+  thread_.buffers().release(*handler_.buffers, buffer);
+}
+
 // On the queue's thread the ring does it, for a system call costs more. Elsewhere it is done at
 // once: so it is spread over the threads that complete requests.
 void DeviceQueue::finish_copied_read(Tag& tag, int result, ublk::CompletionBatch* batch) {

@@ -118,6 +118,7 @@ void DeviceQueue::take_over(DeviceQueue& predecessor, std::shared_ptr<void> aliv
     Tag& tag = tag_for(held.whole.tag());
     tag.queue = this;
     tag.whole = std::move(held.whole);
+    give_back_copy(tag);
     set_aside(tag);
   });
   // This handler knows nothing of what is in the tags' buffers.
@@ -204,6 +205,7 @@ void DeviceQueue::take_held(Visit visit) {
 
 void DeviceQueue::release() {
   set_intake(Intake::kOpen);
+  if (queue_ != nullptr) queue_->tell_of_completions(false);  // nobody waits until it is drained
   take_held([this](Tag& tag) { dispatch(tag); });
 }
 
@@ -227,15 +229,19 @@ void DeviceQueue::cancel() {
 
 unsigned DeviceQueue::abandon() {
   unsigned abandoned = 0;
-  abandoned_.store(true, std::memory_order_seq_cst);  // see run_on_worker()
-  for (uint16_t i = 0; i < depth_; ++i) {
-    Tag& tag = tag_for(i);
-    const uint32_t awaited = tag.awaited.load(std::memory_order_seq_cst);
-    if (awaited == 0 || !claim(tag, static_cast<uint16_t>(awaited))) continue;
+  const auto give_up = [this, &abandoned](Tag& tag) {
     life_ = Life::kAbandoned;
     tag.abandoned = true;
     tag.whole.complete(-EIO);
     ++abandoned;
+  };
+  abandoned_.store(true, std::memory_order_seq_cst);  // see run_on_worker()
+  if (timeouts_ != nullptr)
+    for (Tag* tag : timeouts_->take_claimed()) give_up(*tag);
+  for (uint16_t i = 0; i < depth_; ++i) {
+    Tag& tag = tag_for(i);
+    const uint32_t awaited = tag.awaited.load(std::memory_order_seq_cst);
+    if (awaited != 0 && claim(tag, static_cast<uint16_t>(awaited))) give_up(tag);
   }
   // The handler may still try to read and write what it knows as its requests' data.
   if (abandoned != 0 && queue_ != nullptr) queue_->keep_buffer_slots();
@@ -259,6 +265,7 @@ void DeviceQueue::when_drained(std::function<void()> drained) {
   if (queue_ != nullptr) queue_->tell_of_completions(true);
   thread_.before_sleep([this, alive = alive_, drained = std::move(drained)] {
     if (dispatched() != 0) return false;
+    if (queue_ != nullptr) queue_->tell_of_completions(false);
     drained();
     return true;
   });

@@ -49,6 +49,13 @@ struct alignas(64) DeviceQueue::Tag : WorkerPool::Item, ublk_event {
   Tag* next_held;
 
   static constexpr uint32_t kTooLate = 1u << 16;
+
+  // A request id: the submission in the top bits, which user-space addresses leave free, above the
+  // address of the tag. The next submission of the tag has another id.
+  static constexpr unsigned kIdShift = 48;
+  static uint16_t submission_of(uint64_t request_id) {
+    return static_cast<uint16_t>(request_id >> kIdShift);
+  }
 };
 
 // A tag's place in the line for a buffer. All tags of a queue have one, in memory that is not

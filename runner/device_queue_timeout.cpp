@@ -17,6 +17,7 @@ namespace abi = ublk::abi;
 namespace {
 
 constexpr uint64_t kLooksInLimit = 4;
+constexpr const char* kTooMany = "it is not failed yet, too many are";
 constexpr uint64_t kOrphanInterval = 100'000'000;  // the memory that they hold may be wanted
 
 const char* operation_name(uint8_t op) {
@@ -56,8 +57,7 @@ void DeviceQueue::Timeouts::look() {
     look_at_tags();
     if (queue_.handler_.workers != nullptr) look_at_workers();
   }
-  const std::vector<Tag*> claimed = std::exchange(claimed_, {});
-  for (Tag* tag : claimed) fail_claimed(*tag);
+  fail_claimed();
   arm();
   // The queue may be closed, and gone, with the last one.
   release_answered();
@@ -93,15 +93,21 @@ void DeviceQueue::Timeouts::look_at_workers() {
   });
   for (const uint16_t number : exceeded)
     tell(number, Place::kWorker, fails ? "it fails" : "it goes on");
-  while (WorkerPool::Item* item = failed.pop()) fail(static_cast<Tag*>(item)->whole);
+  while (WorkerPool::Item* item = failed.pop()) {
+    Tag& tag = static_cast<Tag&>(*item);
+    tag.spoilt = true;  // the handler has not seen it
+    fail(tag.whole);
+  }
 }
 
-// True once, for a tag that was found there in each look since the limit.
+// True once, for a tag that was found there in each look since the limit; once more if it could not
+// be failed then.
 bool DeviceQueue::Timeouts::is_too_long(uint16_t number, Place place, uint16_t submission) {
   Seen& seen = seen_[number];
   const bool same = seen.look + 1 == looks_ && seen.place == place && seen.submission == submission;
-  if (!same) seen = {looks_, now_, submission, place, false};
+  if (!same) seen = {looks_, now_, submission, place, false, false};
   seen.look = looks_;
+  if (seen.postponed) return has_room();
   if (seen.told || now_ - seen.since < limit_) return false;
   seen.told = true;
   counters().exceeded.add(1);
@@ -147,8 +153,9 @@ void DeviceQueue::Timeouts::exceeded_by_handler(Tag& tag, uint16_t number, uint1
     obstacle = "it goes on";
   else if (queue_.zero_copy_ && tag.has_data && tag.request.buffer_index >= 0)
     obstacle = "it can't be failed, its memory is that of whoever uses the device";
-  else if (orphans_.size() + claimed_.size() >= queue_.depth_)
-    obstacle = "it is not failed, too many are";
+  else if (!has_room())
+    obstacle = kTooMany;
+  seen_[number].postponed = obstacle == kTooMany;
   tell(number, Place::kHandler, obstacle != nullptr ? obstacle : "it fails");
   if (obstacle != nullptr) return;
   uint32_t expected = submission;
@@ -156,6 +163,16 @@ void DeviceQueue::Timeouts::exceeded_by_handler(Tag& tag, uint16_t number, uint1
   if (tag.awaited.compare_exchange_strong(expected, submission | Tag::kTooLate,
                                           std::memory_order_seq_cst))
     claimed_.push_back(&tag);
+}
+
+std::vector<DeviceQueue::Tag*> DeviceQueue::Timeouts::take_claimed() {
+  fail_claimed();
+  return std::exchange(claimed_, {});
+}
+
+void DeviceQueue::Timeouts::fail_claimed() {
+  const std::vector<Tag*> claimed = std::exchange(claimed_, {});
+  for (Tag* tag : claimed) fail_claimed(*tag);
 }
 
 // What the handler has of the request stays as it is from here on.

@@ -47,6 +47,9 @@ class DeviceQueue::Timeouts final : ublk_timer {
   unsigned nr_orphans() const { return static_cast<unsigned>(orphans_.size()); }
   // Asks the handler for their end, as DeviceQueue::cancel() does.
   void cancel_orphans();
+  // Those that exceed it and can't be failed yet, after a last try. They are the caller's to
+  // complete.
+  std::vector<Tag*> take_claimed();
 
   // Of a tag that is replaced.
   Tag& stand_in(uint16_t number) const { return *current_[number]; }
@@ -63,7 +66,8 @@ class DeviceQueue::Timeouts final : ublk_timer {
     uint64_t since;
     uint16_t submission;
     Place place;
-    bool told;  // that it takes too long
+    bool told;       // that it takes too long
+    bool postponed;  // it is to be failed once there is room for another orphan
   };
   struct Orphan {
     Tag* tag;
@@ -77,9 +81,11 @@ class DeviceQueue::Timeouts final : ublk_timer {
   void tell(uint16_t number, Place place, const char* consequence);
   void fail(ublk::Request& request);
   void fail_waiting(Tag& tag);
+  bool has_room() const { return orphans_.size() + claimed_.size() < queue_.depth_; }
   void exceeded_by_handler(Tag& tag, uint16_t number, uint16_t submission);
   Tag& take_stand_in(uint16_t number);
   std::byte* take_buffer(uint16_t number);
+  void fail_claimed();
   void fail_claimed(Tag& tag);
   void put_aside(Tag& tag, uint16_t number);
   void release_answered();
@@ -110,7 +116,7 @@ class DeviceQueue::DataMove {
       : tag_(tag), counted_(tag.queue->handler_.fails_late_requests) {
     if (!counted_) return;
     tag_.moving.fetch_add(1, std::memory_order_seq_cst);
-    may_begin_ = tag_.awaited.load(std::memory_order_seq_cst) == request_id >> 48;
+    may_begin_ = tag_.awaited.load(std::memory_order_seq_cst) == Tag::submission_of(request_id);
   }
   ~DataMove() {
     if (counted_) tag_.moving.fetch_sub(1, std::memory_order_release);

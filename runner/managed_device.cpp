@@ -18,7 +18,6 @@ namespace {
 using std::chrono::seconds;
 namespace abi = ublk::abi;
 
-constexpr seconds kGeometryLimit{30};
 constexpr seconds kStatisticsLimit{1};
 
 constexpr const char* kStateNames[] = {"new",  "opening",  "adding", "starting", "adopting", "live",
@@ -159,9 +158,7 @@ Task<> ManagedDevice::resize() {
     const auto permit = co_await operations_.acquire();
     if (state_ != State::kLive) break;
     try {
-      const auto describing = services_.jobs->run([i = instance_] { return i->geometry(); });
-      const ublk_geometry geometry =
-          co_await wait_for_handler(describing, kGeometryLimit, "geometry");
+      const ublk_geometry geometry = co_await describe(instance_);
       co_await update_size(checked_params(geometry, config_).basic.dev_sectors);
     } catch (const std::exception& e) {
       if (!interrupted_) log(LogLevel::kError, name(), "the size is not changed: %s", e.what());

@@ -204,7 +204,9 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   // managed_device_handler.cpp: the handler comes and goes.
   Task<OpenHandler> open_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library,
                                  bool recovering);
+  Task<ublk_geometry> describe(std::shared_ptr<HandlerInstance> instance);
   void use_handler(OpenHandler handler, const DeviceConfig& config);
+  void use_pool();
   Task<> fence();
   Task<> close_instance();
   Task<bool> hold();  // false: not drained in time, it goes on
@@ -264,6 +266,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   bool fails_late_requests_ = false;                     // those that exceed it
   uint32_t max_queues_ = 0;                              // the handler's limit; 0: none
   bool can_zero_copy_ = false;                           // the handler
+  bool refusing_ = false;                                // without a handler for too long
   bool is_volatile_ = false;                             // its data is gone with the instance
   std::optional<std::set<std::string>> secret_options_;  // nullopt: not known
   BufferChoice buffers_;

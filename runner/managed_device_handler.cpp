@@ -82,8 +82,7 @@ Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
 
   std::exception_ptr failure;
   try {
-    const auto describing = services_.jobs->run([i = handler.instance] { return i->geometry(); });
-    handler.geometry = co_await wait_for_handler(describing, kGeometryLimit, "geometry");
+    handler.geometry = co_await describe(handler.instance);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -93,6 +92,11 @@ Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
     std::rethrow_exception(failure);
   }
   co_return handler;
+}
+
+Task<ublk_geometry> ManagedDevice::describe(std::shared_ptr<HandlerInstance> instance) {
+  const auto describing = services_.jobs->run([instance] { return instance->geometry(); });
+  co_return co_await wait_for_handler(describing, kGeometryLimit, "geometry");
 }
 
 void ManagedDevice::use_handler(OpenHandler handler, const DeviceConfig& config) {
@@ -110,6 +114,13 @@ void ManagedDevice::use_handler(OpenHandler handler, const DeviceConfig& config)
     if ((option.flags & UBLK_OPTION_SECRET) != 0) secret_options_->insert(option.name);
   if (geometry.model == UBLK_MODEL_WORKERS)
     instance_->use_workers(config.workers != 0 ? config.workers : geometry.workers);
+}
+
+// The handler before may have needed none of it.
+void ManagedDevice::use_pool() {
+  if (pool_share_ != nullptr) return;
+  pool_share_ = pool_share(ublk::buffer_mode(info_), instance_->table(), services_.pools->buffers(),
+                           info_.max_io_buf_bytes);
 }
 
 // Nothing of a dead predecessor may reach the storage any more before this has ended.
@@ -148,7 +159,8 @@ void ManagedDevice::refuse() {
 }
 
 // Gives the queues, which are held and drained, from who serves them to the handler that is open,
-// or to none. One that can't be given stays with who has it, the others are held by the new one.
+// or to none. One that can't be given stays with who has it, the others are held by the new one, or
+// with none refuse, once recovery_timeout has passed.
 Task<> ManagedDevice::swap_queues() {
   std::vector<Completion<>> taken;
   std::vector<Completion<>> closed;
@@ -159,7 +171,10 @@ Task<> ManagedDevice::swap_queues() {
     std::shared_ptr<void> alive = instance_;
     if (alive == nullptr) alive = queue;
     taken.push_back(served.thread->run(
-        [queue, predecessor = served.queue, alive] { queue->take_over(*predecessor, alive); }));
+        [queue, predecessor = served.queue, alive, refuses = instance_ == nullptr && refusing_] {
+          queue->take_over(*predecessor, alive);
+          if (refuses) queue->refuse();
+        }));
     served.queue = std::move(queue);
   }
   std::exception_ptr failure;
@@ -220,6 +235,7 @@ Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<Handle
   bool swapping = false;
   try {
     use_handler(std::move(handler), config);
+    use_pool();
     check_queues(geometry);
     const ublk::abi::Params wanted = checked_params(geometry, config);
     const std::string difference = params_difference(params_, wanted);
@@ -255,6 +271,7 @@ Task<> ManagedDevice::reattach() {
       if (state_ != State::kHeld) return;  // a restart has given it one
       log(LogLevel::kError, name(), "no handler within %s: its I/O fails until there is one",
           seconds_text(config_.recovery_timeout).c_str());
+      refusing_ = true;
       refuse();
     });
   for (Milliseconds pause = kFirstRetry;; pause = std::min(2 * pause, kLongestRetry)) {
@@ -291,6 +308,7 @@ Task<bool> ManagedDevice::try_reattach() {
 // With the handler that has been attached.
 void ManagedDevice::go_on() {
   trouble_.clear();
+  refusing_ = false;
   enter(State::kLive);
   release();
   if (interrupt_retry_) std::exchange(interrupt_retry_, nullptr)();

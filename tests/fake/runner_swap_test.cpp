@@ -2,6 +2,7 @@
 // The handler of a device is changed while the kernel has the device, and something goes wrong: its
 // I/O waits, and goes on with the right data.
 #include <gtest/gtest.h>
+#include <log.h>
 #include <sys/resource.h>
 
 #include <atomic>
@@ -12,6 +13,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <regex>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -31,13 +33,14 @@ using ublk_runner::ManagedDevice;
 class SwapTest : public RunnerRecoveryTest {
  protected:
   void serve() {
-    add("disk", "touchy",
-        {{"path", dir_ + "/disk"},
-         {"size", "8M"},
-         {"no_open", no_open()},
-         {"no_close", no_close()},
-         {"most_queues", "0"}})
-        .queues = 2;
+    DeviceConfig& device = add("disk", "touchy",
+                               {{"path", dir_ + "/disk"},
+                                {"size", "8M"},
+                                {"no_open", no_open()},
+                                {"no_close", no_close()},
+                                {"most_queues", "0"}});
+    device.queues = 2;
+    device.recovery_timeout = recovery_timeout_;
     const StartSummary summary = start();
     ASSERT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
     disk_ = driver().disk(0);
@@ -75,6 +78,7 @@ class SwapTest : public RunnerRecoveryTest {
     return found;
   }
 
+  std::chrono::seconds recovery_timeout_ = 60s;
   std::shared_ptr<Disk> disk_;
   const std::vector<std::byte> data_ = test::pattern(4096);
   std::vector<std::byte> again_ = std::vector<std::byte>(4096);
@@ -93,6 +97,36 @@ TEST_F(SwapTest, QueuesThatCannotBeOpenedAreHeldUntilTheyCan) {
   std::filesystem::remove(no_open());
   expect_the_data();
   EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
+}
+
+// Its queues are swapped in each try to open the handler.
+TEST_F(SwapTest, WhatFailsAfterTheTimeoutFailsAlsoAfterFurtherTries) {
+  recovery_timeout_ = 1s;
+  serve();
+  touch(no_open());
+  EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+  for (int tries = 0; tries < 2; ++tries) {
+    begin_read();
+    iterate_until([this] { return result_ != 1; });
+    EXPECT_EQ(result_, -EIO);
+    EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+    EXPECT_EQ(device().state(), ManagedDevice::State::kHeld);
+  }
+  std::filesystem::remove(no_open());
+  DeviceConfig patient = device().config();
+  patient.recovery_timeout = 60s;
+  EXPECT_EQ(error_of_task(device().restart(patient)), "");
+  begin_read();
+  expect_the_data();
+
+  // The next time it waits again.
+  touch(no_open());
+  EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+  begin_read();
+  EXPECT_NE(error_of_task(runner_->restart("disk")), "");
+  EXPECT_EQ(result_, 1);
+  std::filesystem::remove(no_open());
+  expect_the_data();
 }
 
 TEST_F(SwapTest, AfterAQueueThatDoesNotCloseItsIoWaits) {
@@ -191,6 +225,45 @@ TEST_F(AdoptTest, ARestartEndsTheTimeout) {
   in_flight_.get();
   iterate_for(1500ms);
   EXPECT_EQ(driver().disk(id_)->read(0, 1, data_.data()), 0);
+}
+
+// It has had no share of the buffers.
+TEST_F(RunnerRecoveryTest, AHandlerThatMovesNoDataAnyMoreGetsBuffers) {
+  add("disk", "late_moving", {{"size", "1M"}, {"hold", dir_ + "/hold"}, {"release", dir_ + "/x"}})
+      .buffer = BufferOption::kUserCopy;
+  ASSERT_TRUE(start().failed.empty());
+  DeviceConfig other = runner_->find("disk")->config();
+  other.handler = "late";
+  ASSERT_EQ(error_of_task(runner_->find("disk")->restart(other)), "");
+  const std::vector<std::byte> data = test::pattern(4096);
+  std::vector<std::byte> again(4096);
+  EXPECT_EQ(driver().disk(0)->write(8, 8, data.data()), 0);
+  EXPECT_EQ(driver().disk(0)->read(8, 8, again.data()), 0);
+  EXPECT_EQ(again, data);
+}
+
+// They commit what they have served by themselves, with UBLK_F_BATCH_IO. The thread says at its end
+// how often it was woken.
+TEST_F(RunnerRecoveryTest, AfterARestartWorkersDoNotWakeTheQueuesThread) {
+  constexpr unsigned kReads = 300;
+  DeviceConfig& device = add(
+      "disk", "late",
+      {{"size", "1M"}, {"on_workers", "true"}, {"hold", dir_ + "/hold"}, {"release", dir_ + "/x"}});
+  device.buffer = BufferOption::kCopy;
+  device.batch_io = ublk_runner::BatchOption::kOn;
+  ASSERT_TRUE(start().failed.empty());
+  ASSERT_EQ(error_of_task(runner_->restart("disk")), "");
+  std::vector<std::byte> data(512);
+  for (unsigned i = 0; i < kReads; ++i) ASSERT_EQ(driver().disk(0)->read(0, 1, data.data()), 0);
+
+  ublk_runner::set_log_level(ublk_runner::LogLevel::kDebug);
+  testing::internal::CaptureStderr();
+  stop();
+  const std::string said = testing::internal::GetCapturedStderr();
+  ublk_runner::set_log_level(ublk_runner::LogLevel::kInfo);
+  std::smatch writes;
+  ASSERT_TRUE(std::regex_search(said, writes, std::regex("([0-9]+) eventfd writes"))) << said;
+  EXPECT_LT(std::stoul(writes[1]), kReads / 2);
 }
 
 // The kernel may write into them until this process ends. Handler "own" ends it if it is closed

@@ -34,7 +34,9 @@ class ScriptedDriver final : public ublk::Driver {
   explicit ScriptedDriver(uint16_t depth) : Driver(true), depth_(depth), parked_(depth) {
     file_.reset(memfd_create("ublkc", MFD_CLOEXEC));
     const size_t size = (depth * sizeof(ublk::abi::IoDesc) + 4095) / 4096 * 4096;
-    if (!file_ || ftruncate(file_.get(), static_cast<off_t>(size)) != 0)
+    // Up to the end of what user copy reads and writes.
+    const uint64_t end = ublk::abi::user_copy_offset(0, depth, 0);
+    if (!file_ || ftruncate(file_.get(), static_cast<off_t>(end)) != 0)
       throw std::runtime_error("memfd_create");
     void* map = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), 0);
     if (map == MAP_FAILED) throw std::bad_alloc();

@@ -74,28 +74,46 @@ class DeviceQueueTest : public testing::TestWithParam<Where> {
     EXPECT_TRUE(released_ || queue_ == nullptr);
   }
 
-  void open(const RequestRules& rules = {.sectors = kSectors,
-                                         .block_sectors = kBlock / abi::kSectorSize,
-                                         .operations = 0x2f}) {
+  static constexpr RequestRules kRules = {
+      .sectors = kSectors, .block_sectors = kBlock / abi::kSectorSize, .operations = 0x2f};
+
+  std::shared_ptr<DeviceQueue> make_queue(const RequestRules& rules) {
     DeviceQueueEvents events;
     events.failed = [](uint16_t tag, int error) {
       ADD_FAILURE() << "tag " << tag << " failed with " << error;
     };
     events.released = [this] { released_ = true; };
     events.closed = [this] { closed_promise_.set_value(); };
-    queue_ = std::make_shared<DeviceQueue>(
+    return std::make_shared<DeviceQueue>(
         DeviceQueue::Handler{.table = table_,
                              .instance = this,
                              .device = "test",
                              .workers = on_worker() ? &*workers_ : nullptr,
+                             .buffers = buffers_,
+                             .zero_copy = zero_copy_,
                              .statistics = statistics_,
                              .io_timeout = io_timeout_,
                              .fails_late_requests = true},
         thread_, 0, kDepth, rules, events);
-    on_thread([&] {
-      queue_->open(ublk::DeviceNode::open(driver_, driver_.info()), std::make_shared<int>());
-    });
+  }
+
+  void open(const RequestRules& rules = kRules) {
+    queue_ = make_queue(rules);
+    abi::DevInfo info = driver_.info();
+    info.flags = device_flags_;
+    on_thread(
+        [&] { queue_->open(ublk::DeviceNode::open(driver_, info), std::make_shared<int>()); });
     opened_ = true;
+  }
+
+  // Gives the queue, which is held, to another one, with what is set by now.
+  void take_over() {
+    const std::shared_ptr<DeviceQueue> before = queue_;
+    queue_ = make_queue(kRules);
+    on_thread([&] { queue_->take_over(*before, std::make_shared<int>()); });
+    wait_closed();
+    closed_promise_ = {};
+    closed_ = false;
   }
 
   void stop() {
@@ -157,6 +175,9 @@ class DeviceQueueTest : public testing::TestWithParam<Where> {
       std::make_shared<Submit>([](ublk_request& r) { return static_cast<int>(r.length); });
   ublk_test::ScriptedDriver driver_{kDepth};
   const std::shared_ptr<SharedPools> pools_ = SharedPools::make(MainContext(), 64 << 20);
+  std::shared_ptr<ublk::BufferPool::Device> buffers_;
+  uint64_t device_flags_ = 0;
+  bool zero_copy_ = false;  // of the handler
   QueueThread thread_{MainContext(), pools_, 0, std::chrono::microseconds(0)};
   std::shared_ptr<QueueStatistics> statistics_;
   std::chrono::milliseconds io_timeout_{0};
@@ -541,6 +562,35 @@ TEST_P(DeviceQueueTest, RequestsThatWaitForAWorkerAreDropped) {
   closed_ = true;
 }
 
+// The copy would be taken for the offset in what is registered.
+TEST_P(DeviceQueueTest, AHeldCopyIsNotGivenToAHandlerWithZeroCopy) {
+  if (on_worker()) GTEST_SKIP() << "a worker copies when it serves";
+  device_flags_ = abi::kFlagUserCopy | abi::kFlagAutoBufReg;
+  buffers_ = std::make_shared<ublk::BufferPool::Device>(pools_->buffers(), 64 << 10);
+  open();
+  set_handler([this](ublk_request&) {
+    queue_->hold();
+    return 0;
+  });
+  on_thread([this] {  // the flush comes before the write is copied
+    driver_.push(thread_.ring(), 0, request(UBLK_OP_WRITE, 0, 4096));
+    driver_.push(thread_.ring(), 1, request(UBLK_OP_FLUSH, 0, 0));
+  });
+  EXPECT_EQ(driver_.committed(1), 0);
+  for (unsigned left = 1; left != 0;) on_thread([&] { left = queue_->dispatched(); });
+  EXPECT_EQ(seen().size(), 1u);
+  EXPECT_NE(pools_->buffers().stats().in_use, 0u);
+
+  zero_copy_ = true;
+  take_over();
+  EXPECT_EQ(pools_->buffers().stats().in_use, 0u);
+  set_handler([](ublk_request& r) { return static_cast<int>(r.length); });
+  on_thread([this] { queue_->release(); });
+  EXPECT_EQ(driver_.committed(0), 4096);
+  EXPECT_EQ(seen().back().buffer, nullptr);
+  EXPECT_GE(seen().back().buffer_index, 0);
+}
+
 // ---------------------------------------------------------------- statistics --
 
 TEST_P(DeviceQueueTest, NoClockIsReadUnlessStatisticsAreOn) {
@@ -669,6 +719,76 @@ TEST_P(DeviceQueueTest, AQueueIsClosedWhenTheLastLateAnswerHasCome) {
   EXPECT_EQ(DeviceQueue::complete(id, 0), -EALREADY);
   wait_closed();
   EXPECT_TRUE(queue_closed);
+}
+
+TEST_P(DeviceQueueTest, ARequestThatWasOneTooManyFailsOnceOthersAreAnswered) {
+  io_timeout_ = std::chrono::milliseconds(40);
+  statistics_ = std::make_shared<QueueStatistics>(0, kDepth);
+  open();
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
+  const uint64_t first = late(request(UBLK_OP_READ, 0, 4096), 0).id;
+  for (uint16_t tag = 1; tag < kDepth; ++tag) late(request(UBLK_OP_READ, 0, 4096), tag);
+  const auto exceeded = [this] {
+    uint64_t count = 0;
+    on_thread([&] { count = statistics_->timeouts().exceeded.get(); });
+    return count;
+  };
+  const uint64_t before = exceeded();
+  push(0, request(UBLK_OP_READ, 0, 4096));
+  while (exceeded() == before) std::this_thread::yield();
+  EXPECT_FALSE(driver_.has_committed(0));
+  EXPECT_EQ(DeviceQueue::complete(first, 4096), -EALREADY);
+  EXPECT_EQ(driver_.committed(0), -ETIMEDOUT);
+  EXPECT_EQ(exceeded(), before + 1) << "it is counted once";
+  for (const ublk_request& r : seen()) DeviceQueue::complete(r.id, 4096);
+}
+
+TEST_P(DeviceQueueTest, ABufferIsNotTheTagsOwnAfterAWriteThatNoWorkerHasServed) {
+  if (!on_worker()) GTEST_SKIP() << "none waits for one";
+  io_timeout_ = std::chrono::milliseconds(40);
+  open();
+  std::promise<void> go_on;
+  set_handler([may_go_on = go_on.get_future().share()](ublk_request& r) {
+    may_go_on.wait();
+    return static_cast<int>(r.length);
+  });
+  push(0, request(UBLK_OP_READ, 0, 4096));
+  wait_seen(1);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096), 1), -ETIMEDOUT);
+  EXPECT_EQ(driver_.committed(0), -ETIMEDOUT);
+  go_on.set_value();
+  while (result_of(request(UBLK_OP_READ, 0, 4096), 1) == -ETIMEDOUT) continue;
+  EXPECT_EQ(seen().back().flags & UBLK_REQUEST_TAG_BUFFER, 0u);
+}
+
+// There is no other buffer for its tag, so it can't be failed as long as the queue is to go on.
+TEST_P(DeviceQueueTest, ALateRequestThatCouldNotBeFailedIsAbandonedLikeOthers) {
+  io_timeout_ = std::chrono::milliseconds(40);
+  statistics_ = std::make_shared<QueueStatistics>(0, kDepth);
+  static unsigned nr_buffers;
+  nr_buffers = 0;
+  table_.alloc_io_buffer = [](void*, ublk_queue*, uint16_t, size_t) -> void* {
+    alignas(4096) static std::byte buffers[kDepth][64 << 10];
+    return nr_buffers == kDepth ? nullptr : buffers[nr_buffers++];
+  };
+  open();
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
+  push(0, request(UBLK_OP_READ, 0, 4096));
+  const uint64_t id = wait_seen(1).id;
+  for (uint64_t exceeded = 0; exceeded == 0;)
+    on_thread([&] { exceeded = statistics_->timeouts().exceeded.get(); });
+  EXPECT_FALSE(driver_.has_committed(0));
+  on_thread([&] {
+    queue_->refuse();
+    EXPECT_EQ(queue_->abandon(), 1u);
+    EXPECT_EQ(queue_->dispatched(), 0u);
+  });
+  EXPECT_EQ(driver_.committed(0), -EIO);
+  on_thread([&] { driver_.stop(thread_.ring()); });
+  while (!released_) std::this_thread::yield();
+  on_thread([] {});  // the call that said so has returned
+  EXPECT_EQ(DeviceQueue::complete(id, 4096), -EALREADY);
+  closed_ = true;
 }
 
 // ---------------------------------------------------------------------- life --
