@@ -94,7 +94,12 @@ Handle Server::prepared() const {
   check(nbd_set_pread_initialize(h, false));
   check(nbd_set_strict_mode(h, 0));
   check(nbd_set_tls(h, uri_.tls ? LIBNBD_TLS_REQUIRE : LIBNBD_TLS_DISABLE));
-  if (!uri_.tls) return handle;
+  if (!uri_.tls) {
+#ifdef LIBNBD_HAVE_NBD_SET_REQUEST_EXTENDED_HEADERS  // libnbd 1.18; PlainChannel has the short ones
+    check(nbd_set_request_extended_headers(h, false));
+#endif
+    return handle;
+  }
   check(nbd_set_tls_verify_peer(h, uri_.verify_peer));
   if (!uri_.username.empty()) check(nbd_set_tls_username(h, uri_.username.c_str()));
   if (!uri_.certificates.empty()) check(nbd_set_tls_certificates(h, uri_.certificates.c_str()));
