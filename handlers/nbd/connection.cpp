@@ -301,15 +301,10 @@ void Connection::ended() {
   Commands commands;
   commands.take_all(commands_);
   in_flight_ = 0;
-  if (failure == 0) {
-    if (!commands.empty()) user_.unanswered(commands);
-  } else {
-    while (!commands.empty()) {
-      Command& command = commands.front();
-      command.link.unlink();
-      user_.complete(command, failure);
-    }
-  }
+  if (failure != 0)
+    user_.fail(commands, failure);
+  else if (!commands.empty())
+    user_.unanswered(commands);
   if (closing_) user_.closed();
 }
 

@@ -28,7 +28,10 @@ class ConnectionUser {
   virtual void lost(Connection& connection) = 0;
   // Commands that must be issued again, and can be: the server can't do them any more.
   virtual void unanswered(Commands& commands) = 0;
+  // The server has answered.
   virtual void complete(Command& command, int result) = 0;
+  // Commands that it has not answered, and that can't be issued again.
+  virtual void fail(Commands& commands, int error) = 0;
   virtual void closed() = 0;  // after close()
 
  protected:

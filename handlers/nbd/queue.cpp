@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "queue.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <new>
 #include <utility>
 
 namespace nbd {
+
+using std::chrono::steady_clock;
 
 Queue::Queue(Disk& disk, ublk::HandlerQueue queue, unsigned connections, Handle first)
     : disk_(disk), queue_(queue), nr_open_(connections) {
@@ -27,6 +30,7 @@ int Queue::submit(ublk_request& request) {
   if (cancelled_) return -ECANCELED;
   Connection* connection = least_busy();
   if (connection == nullptr && given_up_) return -ETIMEDOUT;
+  if (pending_++ == 0 && connection != nullptr) lost_since_.reset();
   Command& command = *new (request.scratch) Command(request);
   if (connection != nullptr)
     connection->issue(command);
@@ -44,6 +48,12 @@ Connection* Queue::least_busy() const {
 }
 
 void Queue::complete(Command& command, int result) {
+  lost_since_.reset();
+  finish(command, result);
+}
+
+void Queue::finish(Command& command, int result) {
+  --pending_;
   disk_.host.complete(command.request.id, result);
 }
 
@@ -56,13 +66,21 @@ void Queue::connected(Connection&) {
 }
 
 void Queue::lost(Connection&) {
+  const auto now = steady_clock::now();
+  if (pending_ == 0 || !lost_since_) lost_since_ = now;
   if (cancelled_ || given_up_ || give_up_.is_set() || least_busy() != nullptr) return;
-  give_up_.set(queue_, disk_.reconnect_timeout);
+  const steady_clock::duration left = *lost_since_ + disk_.reconnect_timeout - now;
+  give_up_.set(queue_, std::max(left, steady_clock::duration::zero()));
+}
+
+bool Queue::is_time_over() const {
+  return given_up_ ||
+         (lost_since_ && steady_clock::now() - *lost_since_ >= disk_.reconnect_timeout);
 }
 
 void Queue::unanswered(Commands& commands) {
   waiting_.take_all(commands);
-  if (given_up_) return fail_waiting(-ETIMEDOUT);
+  if (is_time_over()) return fail(waiting_, -ETIMEDOUT);
   issue_waiting();
 }
 
@@ -76,11 +94,11 @@ void Queue::issue_waiting() {
   }
 }
 
-void Queue::fail_waiting(int error) {
-  while (!waiting_.empty()) {
-    Command& command = waiting_.front();
+void Queue::fail(Commands& commands, int error) {
+  while (!commands.empty()) {
+    Command& command = commands.front();
     command.link.unlink();
-    complete(command, error);
+    finish(command, error);
   }
 }
 
@@ -89,14 +107,14 @@ void Queue::give_up() {
   disk_.log(UBLK_LOG_ERROR, "no connection within " +
                                 std::to_string(disk_.reconnect_timeout.count()) +
                                 " s: I/O fails until there is one");
-  fail_waiting(-ETIMEDOUT);
+  fail(waiting_, -ETIMEDOUT);
 }
 
 void Queue::cancel() {
   cancelled_ = true;
   give_up_.cancel(queue_);
   for (const auto& connection : connections_) connection->cancel();
-  fail_waiting(-ECANCELED);
+  fail(waiting_, -ECANCELED);
 }
 
 // --------------------------------------------------------------------- end --

@@ -4,7 +4,9 @@
 #ifndef UBLK_HANDLERS_NBD_QUEUE_H
 #define UBLK_HANDLERS_NBD_QUEUE_H
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <ublk/handler.hpp>
 #include <vector>
 
@@ -32,16 +34,22 @@ class Queue final : private ConnectionUser {
   void lost(Connection& connection) override;
   void unanswered(Commands& commands) override;
   void complete(Command& command, int result) override;
+  void fail(Commands& commands, int error) override;
   void closed() override;
 
   Connection* least_busy() const;
   void issue_waiting();
-  void fail_waiting(int error);
+  void finish(Command& command, int result);
+  bool is_time_over() const;
   void give_up();
 
   Disk& disk_;
   const ublk::HandlerQueue queue_;
   Commands waiting_;
+  unsigned pending_ = 0;  // requests that have not been completed
+  // When a connection was lost, for the first time since the server has answered a command or there
+  // was none. A server that only takes connections gets no new time by each.
+  std::optional<std::chrono::steady_clock::time_point> lost_since_;
   bool given_up_ = false;  // for as long as there is no connection
   bool cancelled_ = false;
   unsigned nr_open_;

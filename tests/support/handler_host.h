@@ -95,6 +95,7 @@ class Queue {
   const uint32_t index_;
   std::unique_ptr<ublk_queue> handle_;
   void* data_ = nullptr;
+  bool closed_ = false;  // by the handler, after its queue_close()
   io_uring ring_{};
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<io_uring_sqe*> fresh_;        // handed out, not submitted
