@@ -11,11 +11,15 @@ namespace nbd {
 using std::chrono::steady_clock;
 
 Queue::Queue(Disk& disk, ublk::HandlerQueue queue, unsigned connections, Handle first)
-    : disk_(disk), queue_(queue), nr_open_(connections) {
+    : disk_(disk),
+      queue_(queue),
+      // Nothing has been lost yet, but the first connections are still to be made.
+      patience_(std::max(disk.reconnect_timeout, disk.connect_timeout)),
+      nr_open_(connections) {
   for (unsigned i = 0; i < connections; ++i)
     connections_.push_back(
         std::make_unique<Connection>(static_cast<ConnectionUser&>(*this), disk_, queue_));
-  give_up_.set(queue_, disk_.reconnect_timeout);
+  give_up_.set(queue_, patience_);
   for (const auto& connection : connections_) {
     if (first != nullptr)
       connection->adopt(std::move(first));
@@ -69,7 +73,8 @@ void Queue::lost(Connection&) {
   const auto now = steady_clock::now();
   if (pending_ == 0 || !lost_since_) lost_since_ = now;
   if (cancelled_ || given_up_ || give_up_.is_set() || least_busy() != nullptr) return;
-  const steady_clock::duration left = *lost_since_ + disk_.reconnect_timeout - now;
+  patience_ = disk_.reconnect_timeout;
+  const steady_clock::duration left = *lost_since_ + patience_ - now;
   give_up_.set(queue_, std::max(left, steady_clock::duration::zero()));
 }
 
@@ -104,8 +109,7 @@ void Queue::fail(Commands& commands, int error) {
 
 void Queue::give_up() {
   given_up_ = true;
-  disk_.log(UBLK_LOG_ERROR, "no connection within " +
-                                std::to_string(disk_.reconnect_timeout.count()) +
+  disk_.log(UBLK_LOG_ERROR, "no connection within " + std::to_string(patience_.count()) +
                                 " s: I/O fails until there is one");
   fail(waiting_, -ETIMEDOUT);
 }

@@ -50,7 +50,8 @@ class Queue final : private ConnectionUser {
   // When a connection was lost, for the first time since the server has answered a command or there
   // was none. A server that only takes connections gets no new time by each.
   std::optional<std::chrono::steady_clock::time_point> lost_since_;
-  bool given_up_ = false;  // for as long as there is no connection
+  std::chrono::seconds patience_;  // what give_up_ is set to
+  bool given_up_ = false;          // for as long as there is no connection
   bool cancelled_ = false;
   unsigned nr_open_;
   bool closing_ = false;
