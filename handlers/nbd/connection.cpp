@@ -2,8 +2,6 @@
 #include "connection.h"
 
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -18,6 +16,7 @@
 
 #include "libnbd_channel.h"
 #include "plain_channel.h"
+#include "tcp_peer.h"
 
 namespace nbd {
 namespace {
@@ -30,18 +29,7 @@ constexpr milliseconds kFirstPause{20};
 constexpr milliseconds kLongestPause{2000};
 constexpr seconds kStable{1};      // so long a connection must have lasted to be had again at once
 constexpr seconds kCloseLimit{2};  // for the server to close an idle connection
-
-// A peer that is gone without a word is noticed within half a minute, with commands or without.
-void keep_alive(int fd) {
-  const auto set = [fd](int level, int option, int value) {
-    setsockopt(fd, level, option, &value, sizeof(value));  // no matter if it is no TCP
-  };
-  set(SOL_SOCKET, SO_KEEPALIVE, 1);
-  set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
-  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
-  set(IPPROTO_TCP, TCP_KEEPCNT, 4);
-  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
-}
+constexpr seconds kLookInterval{5};
 
 bool is_over(nbd_handle* handle) {
   return nbd_aio_is_dead(handle) > 0 || nbd_aio_is_closed(handle) > 0;
@@ -205,6 +193,7 @@ std::string Connection::obstacle() {
 void Connection::issue(Command& command) {
   commands_.push_back(command.link);
   ++in_flight_;
+  if (!look_.is_set()) look_.set(queue_, kLookInterval);
   channel_->issue(command);
 }
 
@@ -230,11 +219,23 @@ void Connection::leave() {
   broken("the server shuts down");
 }
 
-void Connection::broken(const std::string& why) {
+void Connection::broken(const std::string& why) { lose(why, false); }
+
+void Connection::lose(const std::string& why, bool at_once) {
   if (state_ != State::kUp) return;
   trouble_ = why;
   disk_.log(UBLK_LOG_WARNING, "connection lost: " + why);
-  end(false);
+  end(at_once);
+}
+
+// The end of a connection whose other end is silent does not come.
+void Connection::look_at_peer() {
+  if (in_flight_ == 0) return;
+  if (!is_peer_silent(fd_)) return look_.set(queue_, kLookInterval);
+  if (state_ == State::kUp)
+    lose("nothing comes from the other end", true);
+  else
+    shut_down();
 }
 
 // --------------------------------------------------------------------- end --
@@ -264,7 +265,9 @@ void Connection::end(bool at_once) {
 }
 
 void Connection::shut_down() const {
-  if (fd_ >= 0) ::shutdown(fd_, SHUT_RDWR);
+  if (fd_ < 0) return;
+  forget_unsent(fd_);
+  ::shutdown(fd_, SHUT_RDWR);
 }
 
 void Connection::watch_end() { end_.poll(queue_, fd_, POLLIN | POLLRDHUP); }
@@ -293,6 +296,7 @@ void Connection::try_end() {
 
 void Connection::ended() {
   timer_.cancel(queue_);
+  look_.cancel(queue_);
   channel_.reset();
   if (fd_ >= 0) ::close(std::exchange(fd_, -1));
   state_ = cancelled_ || closing_ ? State::kClosed : State::kWaiting;

@@ -87,6 +87,8 @@ class Connection final : private ChannelUser {
   void idle() override { try_end(); }
 
   void leave();
+  void lose(const std::string& why, bool at_once);
+  void look_at_peer();
   void end(bool at_once);
   void shut_down() const;
   void watch_end();
@@ -119,6 +121,7 @@ class Connection final : private ChannelUser {
   RingEvent<&Connection::handshake_event> handshake_writable_{*this};
   RingEvent<&Connection::end_event> end_{*this};
   RingTimer<&Connection::time_out> timer_{*this};
+  RingTimer<&Connection::look_at_peer> look_{*this};  // while there are commands
 };
 
 }  // namespace nbd
