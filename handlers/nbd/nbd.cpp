@@ -81,6 +81,7 @@ class Nbd final : public ublk::Handler {
  private:
   void choose_connections(const ublk::OpenArgs& args);
   void choose_blocks();
+  bool is_at_work_for_others() const;
   int submit(Io& io) const;
 
   Disk disk_;
@@ -186,27 +187,31 @@ void Nbd::geometry(ublk_geometry& geometry) {
 
 // The end of a connection is no event that could be waited for by who has none of its ends.
 void Nbd::fence(milliseconds timeout) {
-  const std::string& socket = disk_.server->uri().socket;
   if (!recovering_ || read_only_) return;
-  if (socket.empty())
+  if (disk_.server->uri().transport != Uri::Transport::kUnix)
     return disk_.log(
         UBLK_LOG_WARNING,
         "NBD can't make sure that nothing of the last runner still reaches the server");
   const auto deadline = steady_clock::now() + timeout;
+  while (is_at_work_for_others()) {
+    if (steady_clock::now() >= deadline)
+      throw std::system_error(EBUSY, std::generic_category(),
+                              disk_.server->text() +
+                                  ": the server has not closed the connection of a client that is "
+                                  "gone");
+    poll(nullptr, 0, kFenceInterval.count());
+  }
+}
+
+// As far as that is to be seen.
+bool Nbd::is_at_work_for_others() const {
   try {
-    while (has_orphans(socket)) {
-      if (steady_clock::now() >= deadline)
-        throw std::system_error(EBUSY, std::generic_category(),
-                                disk_.server->text() +
-                                    ": the server has not closed the connection of a client that "
-                                    "is gone");
-      poll(nullptr, 0, kFenceInterval.count());
-    }
-  } catch (const std::system_error& e) {
-    if (e.code().value() == EBUSY) throw;
+    return has_orphans(nbd_aio_get_fd(first_.get()));
+  } catch (const std::runtime_error& e) {
     disk_.log(
         UBLK_LOG_WARNING,
         std::string("can't see whether the server has done with the last runner: ") + e.what());
+    return false;
   }
 }
 
