@@ -17,6 +17,7 @@
 #include "libnbd_channel.h"
 #include "plain_channel.h"
 #include "tcp_peer.h"
+#include "unix_orphans.h"
 
 namespace nbd {
 namespace {
@@ -30,6 +31,7 @@ constexpr milliseconds kLongestPause{2000};
 constexpr seconds kStable{1};      // so long a connection must have lasted to be had again at once
 constexpr seconds kCloseLimit{2};  // for the server to close an idle connection
 constexpr seconds kLookInterval{5};
+constexpr milliseconds kCloseInterval{20};
 
 bool is_over(nbd_handle* handle) {
   return nbd_aio_is_dead(handle) > 0 || nbd_aio_is_closed(handle) > 0;
@@ -280,9 +282,25 @@ void Connection::end_event(int) {
     n = recv(fd_, rest.data(), rest.size(), MSG_DONTWAIT);
   } while (n > 0 || (n < 0 && errno == EINTR));
   if (n < 0 && errno == EAGAIN) return watch_end();
+  await_close();
+}
+
+// What the server has shut down it may still close later: qemu does so once its last requests are
+// done. Only of a unix socket that is to be seen.
+void Connection::await_close() {
+  if (in_flight_ != 0 && failure_ == 0 && server_is_open())
+    return closes_.set(queue_, kCloseInterval);
   end_seen_ = true;
   shut_down();
   try_end();
+}
+
+bool Connection::server_is_open() const {
+  try {
+    return disk_.server->uri().transport == Uri::Transport::kUnix && has_open_peer(fd_);
+  } catch (const std::system_error&) {
+    return false;
+  }
 }
 
 // Everything that uses the socket or the commands must have ended.

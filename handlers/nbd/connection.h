@@ -47,8 +47,8 @@ class ConnectionUser {
 //
 // kEnding: the connection is lost, but the server may still be at work on commands that came by
 // it. To issue those again now could let an old write overtake a newer one. So nothing more is
-// sent, and the server's end of the connection is awaited: a server closes it when it has done
-// with it, and the kernel does when the server has died.
+// sent, and the server's end of the connection is awaited, on a unix socket until it is closed:
+// most servers end it when they have done with it, and the kernel does when the server has died.
 class Connection final : private ChannelUser {
  public:
   Connection(ConnectionUser& user, Disk& disk, ublk::HandlerQueue queue);
@@ -93,6 +93,8 @@ class Connection final : private ChannelUser {
   void shut_down() const;
   void watch_end();
   void end_event(int result);
+  void await_close();
+  bool server_is_open() const;
   void try_end();
   void ended();
   void time_out();
@@ -104,7 +106,7 @@ class Connection final : private ChannelUser {
   bool leaving_ = false;  // the server shuts down: it gets no more commands
   bool cancelled_ = false;
   bool closing_ = false;    // close() has been called
-  bool end_seen_ = false;   // kEnding: the server has closed its side
+  bool end_seen_ = false;   // kEnding: the server has ended its side
   int failure_ = 0;         // kEnding: the commands fail with it instead of being issued again
   int fd_ = -1;             // the socket, apart from libnbd's
   unsigned in_flight_ = 0;  // commands
@@ -121,7 +123,8 @@ class Connection final : private ChannelUser {
   RingEvent<&Connection::handshake_event> handshake_writable_{*this};
   RingEvent<&Connection::end_event> end_{*this};
   RingTimer<&Connection::time_out> timer_{*this};
-  RingTimer<&Connection::look_at_peer> look_{*this};  // while there are commands
+  RingTimer<&Connection::look_at_peer> look_{*this};   // while there are commands
+  RingTimer<&Connection::await_close> closes_{*this};  // kEnding
 };
 
 }  // namespace nbd

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// A device is not served before the server on a unix socket has done with clients that are gone.
+// Nothing is sent to a server on a unix socket before it has done with clients that are gone, or
+// with a connection that is lost.
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -10,10 +11,12 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include "handler_host.h"
 #include "nbd_server.h"
@@ -80,6 +83,28 @@ TEST_F(NbdFence, KnowsTheServersSocketByAnyPath) {
   };
   EXPECT_THROW(open(100), HandlerError);
   open(5000);
+}
+
+// As qemu does when it finds the end of a connection, but with a request still under way.
+TEST_F(NbdFence, AServerThatHasShutDownItsEndIsAwaitedBeforeRequestsAreSentAgain) {
+  std::mutex mutex;
+  std::vector<unsigned> order;  // of the connections whose request is done
+  const std::string path = dir_ / "socket";
+  const NbdServer server(path, [&](int socket, unsigned connection) {
+    const auto request = NbdServer::receive(socket);
+    if (!request) return;
+    if (connection == 0) {
+      shutdown(socket, SHUT_RDWR);
+      std::this_thread::sleep_for(milliseconds(300));
+    }
+    const std::lock_guard lock(mutex);
+    order.push_back(connection);
+    if (connection != 0) NbdServer::answer(socket, *request);
+  });
+  Device disk("nbd", {{"uri", "nbd+unix:///?socket=" + path}});
+  EXPECT_EQ(disk.queue().run(UBLK_OP_WRITE, 0, 4096), 4096);
+  const std::lock_guard lock(mutex);
+  EXPECT_EQ(order, (std::vector<unsigned>{0, 1}));
 }
 
 TEST_F(NbdFence, AServerThatIsNotSeenIsNoServerWithoutOrphans) {
