@@ -56,7 +56,7 @@ class Server {
   const std::string& text() const { return text_; }
   const Uri& uri() const { return uri_; }
   // Whether begin() has a name to resolve, which may take a while.
-  bool begin_blocks() const { return uri_.transport == Uri::Transport::kTcp; }
+  bool begin_blocks() const { return uri_.has_name(); }
 
   // A handle that begins to connect. Any thread. Throws std::system_error.
   Handle begin() const;
