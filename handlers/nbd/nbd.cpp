@@ -31,7 +31,6 @@ constexpr uint32_t kMinBlock = 512;
 constexpr uint32_t kMaxBlock = 4096;
 constexpr uint32_t kMaxRange = 1u << 30;  // of discard and write-zeroes
 constexpr milliseconds kFenceInterval{20};
-constexpr uint32_t kMaxPayload = 32u << 20;  // what every server takes
 
 class Nbd final : public ublk::Handler {
  public:
@@ -165,8 +164,7 @@ void Nbd::geometry(ublk_geometry& geometry) {
   }
   geometry.physical_block_size = std::max(geometry.physical_block_size, disk_.logical_block);
   geometry.io_min = std::max(geometry.io_min, geometry.physical_block_size);
-  geometry.max_io_size =
-      server.maximum_payload == 0 ? kMaxPayload : std::min(server.maximum_payload, kMaxPayload);
+  geometry.max_io_size = server.payload();
   geometry.discard_granularity = disk_.logical_block;
   geometry.max_discard_size = geometry.max_write_zeroes_size = kMaxRange;
   geometry.max_queues = max_queues_;

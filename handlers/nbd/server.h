@@ -28,6 +28,8 @@ std::string last_error();
 struct Export {
   explicit Export(nbd_handle* ready);
   Export() = default;
+  // The most bytes that a request of the device has.
+  uint32_t payload() const;
 
   uint64_t size = 0;
   // Bytes; 0: the server does not say.
