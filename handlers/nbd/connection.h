@@ -65,6 +65,7 @@ class Connection final : private ChannelUser {
 
   bool is_up() const { return state_ == State::kUp && !leaving_; }
   unsigned in_flight() const { return in_flight_; }
+  const std::string& trouble() const { return trouble_; }  // why it is not up, as far as known
   // While it is up.
   void issue(Command& command);
 

@@ -10,6 +10,12 @@ namespace nbd {
 
 using std::chrono::steady_clock;
 
+namespace {
+
+constexpr std::chrono::seconds kShort{3};  // a loss that is nobody's trouble
+
+}  // namespace
+
 Queue::Queue(Disk& disk, ublk::HandlerQueue queue, unsigned connections, Handle first)
     : disk_(disk),
       queue_(queue),
@@ -20,6 +26,7 @@ Queue::Queue(Disk& disk, ublk::HandlerQueue queue, unsigned connections, Handle 
     connections_.push_back(
         std::make_unique<Connection>(static_cast<ConnectionUser&>(*this), disk_, queue_));
   give_up_.set(queue_, patience_);
+  keeps_waiting_.set(queue_, kShort);
   for (const auto& connection : connections_) {
     if (first != nullptr)
       connection->adopt(std::move(first));
@@ -65,7 +72,9 @@ void Queue::finish(Command& command, int result) {
 
 void Queue::connected(Connection&) {
   give_up_.cancel(queue_);
+  keeps_waiting_.cancel(queue_);
   given_up_ = false;
+  if (std::exchange(in_trouble_, false)) disk_.set_trouble(true, "");
   issue_waiting();
 }
 
@@ -76,6 +85,7 @@ void Queue::lost(Connection&) {
   patience_ = disk_.reconnect_timeout;
   const steady_clock::duration left = *lost_since_ + patience_ - now;
   give_up_.set(queue_, std::max(left, steady_clock::duration::zero()));
+  keeps_waiting_.set(queue_, kShort);
 }
 
 bool Queue::is_time_over() const {
@@ -111,12 +121,24 @@ void Queue::give_up() {
   given_up_ = true;
   disk_.log(UBLK_LOG_ERROR, "no connection within " + std::to_string(patience_.count()) +
                                 " s: I/O fails until there is one");
+  keeps_waiting_.cancel(queue_);
+  tell_trouble("I/O fails");
   fail(waiting_, -ETIMEDOUT);
+}
+
+void Queue::keeps_waiting() { tell_trouble("I/O waits"); }
+
+void Queue::tell_trouble(const std::string& what) {
+  const std::string& why = connections_.front()->trouble();
+  disk_.set_trouble(
+      std::exchange(in_trouble_, true),
+      "no connection to " + disk_.server->text() + ", " + what + (why.empty() ? "" : ": " + why));
 }
 
 void Queue::cancel() {
   cancelled_ = true;
   give_up_.cancel(queue_);
+  keeps_waiting_.cancel(queue_);
   for (const auto& connection : connections_) connection->cancel();
   fail(waiting_, -ECANCELED);
 }
@@ -127,6 +149,7 @@ int Queue::close(std::unique_ptr<Queue> queue) {
   Queue& self = *queue;
   self.cancelled_ = true;
   self.give_up_.cancel(self.queue_);
+  self.keeps_waiting_.cancel(self.queue_);
   for (const auto& connection : self.connections_) connection->close();
   if (self.nr_open_ == 0) return 0;
   self.closing_ = true;

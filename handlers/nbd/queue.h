@@ -42,6 +42,8 @@ class Queue final : private ConnectionUser {
   void finish(Command& command, int result);
   bool is_time_over() const;
   void give_up();
+  void keeps_waiting();
+  void tell_trouble(const std::string& what);
 
   Disk& disk_;
   const ublk::HandlerQueue queue_;
@@ -55,7 +57,9 @@ class Queue final : private ConnectionUser {
   bool cancelled_ = false;
   unsigned nr_open_;
   bool closing_ = false;
+  bool in_trouble_ = false;  // the device has been told
   RingTimer<&Queue::give_up> give_up_{*this};
+  RingTimer<&Queue::keeps_waiting> keeps_waiting_{*this};
   std::vector<std::unique_ptr<Connection>> connections_;
 };
 

@@ -196,7 +196,16 @@ struct HostCalls {
   }
 
   static void size_changed(ublk_device*, uint64_t) {}
-  static void set_trouble(ublk_device*, const char*, ...) {}
+  __attribute__((format(printf, 2, 3))) static void set_trouble(ublk_device* device,
+                                                                const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    {
+      const std::lock_guard lock(device->device->log_mutex_);
+      device->device->trouble = format_text(format, arguments);
+    }
+    va_end(arguments);
+  }
   static void queue_closed(ublk_queue* queue) { on_its_thread(queue).closed_ = true; }
   // Every request has a buffer here.
   static int32_t read_data(const ublk_request* request, void* to, uint32_t length,

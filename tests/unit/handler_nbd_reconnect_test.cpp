@@ -5,6 +5,8 @@
 
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
+#include <optional>
 #include <string>
 
 #include "handler_host.h"
@@ -69,6 +71,28 @@ TEST_F(NbdReconnect, WithoutReconnectTimeoutTheFirstConnectionsAreWaitedForAllTh
   Device disk("nbd", options("0"), 0, 4);
   for (uint32_t queue = 0; queue < 4; ++queue)
     EXPECT_EQ(disk.queue(queue).run(UBLK_OP_READ, 0, 4096), 4096) << queue;
+}
+
+TEST_F(NbdReconnect, TheDeviceIsInTroubleWhileTheServerIsAway) {
+  std::optional<NbdServer> server;
+  const auto start = [&] { server.emplace(path_, [](int socket, unsigned) { serve(socket); }); };
+  start();
+  Device disk("nbd", options("1"), 0, 2);
+  for (uint32_t queue = 0; queue < 2; ++queue)
+    EXPECT_EQ(disk.queue(queue).run(UBLK_OP_READ, 0, 4096), 4096);
+  EXPECT_EQ(disk.trouble, "");
+  server.reset();
+  std::filesystem::remove(path_);
+  for (uint32_t queue = 0; queue < 2; ++queue)
+    EXPECT_EQ(disk.queue(queue).run(UBLK_OP_READ, 0, 4096), -ETIMEDOUT);
+  EXPECT_TRUE(disk.trouble.starts_with("no connection to nbd+unix:///?socket=")) << disk.trouble;
+  EXPECT_NE(disk.trouble.find(", I/O fails: "), std::string::npos) << disk.trouble;
+  start();
+  for (uint32_t queue = 0; queue < 2; ++queue) {
+    EXPECT_NE(disk.trouble, "");
+    while (disk.queue(queue).run(UBLK_OP_READ, 0, 4096) != 4096) disk.queue(queue).turn();
+  }
+  EXPECT_EQ(disk.trouble, "");
 }
 
 }  // namespace
