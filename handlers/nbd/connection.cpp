@@ -2,8 +2,6 @@
 #include "connection.h"
 
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -18,6 +16,8 @@
 
 #include "libnbd_channel.h"
 #include "plain_channel.h"
+#include "tcp_peer.h"
+#include "unix_orphans.h"
 
 namespace nbd {
 namespace {
@@ -30,18 +30,8 @@ constexpr milliseconds kFirstPause{20};
 constexpr milliseconds kLongestPause{2000};
 constexpr seconds kStable{1};      // so long a connection must have lasted to be had again at once
 constexpr seconds kCloseLimit{2};  // for the server to close an idle connection
-
-// A peer that is gone without a word is noticed within half a minute, with commands or without.
-void keep_alive(int fd) {
-  const auto set = [fd](int level, int option, int value) {
-    setsockopt(fd, level, option, &value, sizeof(value));  // no matter if it is no TCP
-  };
-  set(SOL_SOCKET, SO_KEEPALIVE, 1);
-  set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
-  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
-  set(IPPROTO_TCP, TCP_KEEPCNT, 4);
-  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
-}
+constexpr seconds kLookInterval{5};
+constexpr milliseconds kCloseInterval{20};
 
 bool is_over(nbd_handle* handle) {
   return nbd_aio_is_dead(handle) > 0 || nbd_aio_is_closed(handle) > 0;
@@ -205,6 +195,7 @@ std::string Connection::obstacle() {
 void Connection::issue(Command& command) {
   commands_.push_back(command.link);
   ++in_flight_;
+  if (!look_.is_set()) look_.set(queue_, kLookInterval);
   channel_->issue(command);
 }
 
@@ -230,11 +221,23 @@ void Connection::leave() {
   broken("the server shuts down");
 }
 
-void Connection::broken(const std::string& why) {
+void Connection::broken(const std::string& why) { lose(why, false); }
+
+void Connection::lose(const std::string& why, bool at_once) {
   if (state_ != State::kUp) return;
   trouble_ = why;
   disk_.log(UBLK_LOG_WARNING, "connection lost: " + why);
-  end(false);
+  end(at_once);
+}
+
+// The end of a connection whose other end is silent does not come.
+void Connection::look_at_peer() {
+  if (in_flight_ == 0) return;
+  if (!is_peer_silent(fd_)) return look_.set(queue_, kLookInterval);
+  if (state_ == State::kUp)
+    lose("nothing comes from the other end", true);
+  else
+    shut_down();
 }
 
 // --------------------------------------------------------------------- end --
@@ -264,7 +267,9 @@ void Connection::end(bool at_once) {
 }
 
 void Connection::shut_down() const {
-  if (fd_ >= 0) ::shutdown(fd_, SHUT_RDWR);
+  if (fd_ < 0) return;
+  forget_unsent(fd_);
+  ::shutdown(fd_, SHUT_RDWR);
 }
 
 void Connection::watch_end() { end_.poll(queue_, fd_, POLLIN | POLLRDHUP); }
@@ -277,9 +282,25 @@ void Connection::end_event(int) {
     n = recv(fd_, rest.data(), rest.size(), MSG_DONTWAIT);
   } while (n > 0 || (n < 0 && errno == EINTR));
   if (n < 0 && errno == EAGAIN) return watch_end();
+  await_close();
+}
+
+// What the server has shut down it may still close later: qemu does so once its last requests are
+// done. Only of a unix socket that is to be seen.
+void Connection::await_close() {
+  if (in_flight_ != 0 && failure_ == 0 && server_is_open())
+    return closes_.set(queue_, kCloseInterval);
   end_seen_ = true;
   shut_down();
   try_end();
+}
+
+bool Connection::server_is_open() const {
+  try {
+    return disk_.server->uri().transport == Uri::Transport::kUnix && has_open_peer(fd_);
+  } catch (const std::system_error&) {
+    return false;
+  }
 }
 
 // Everything that uses the socket or the commands must have ended.
@@ -293,6 +314,7 @@ void Connection::try_end() {
 
 void Connection::ended() {
   timer_.cancel(queue_);
+  look_.cancel(queue_);
   channel_.reset();
   if (fd_ >= 0) ::close(std::exchange(fd_, -1));
   state_ = cancelled_ || closing_ ? State::kClosed : State::kWaiting;
@@ -301,15 +323,10 @@ void Connection::ended() {
   Commands commands;
   commands.take_all(commands_);
   in_flight_ = 0;
-  if (failure == 0) {
-    if (!commands.empty()) user_.unanswered(commands);
-  } else {
-    while (!commands.empty()) {
-      Command& command = commands.front();
-      command.link.unlink();
-      user_.complete(command, failure);
-    }
-  }
+  if (failure != 0)
+    user_.fail(commands, failure);
+  else if (!commands.empty())
+    user_.unanswered(commands);
   if (closing_) user_.closed();
 }
 

@@ -28,7 +28,10 @@ class ConnectionUser {
   virtual void lost(Connection& connection) = 0;
   // Commands that must be issued again, and can be: the server can't do them any more.
   virtual void unanswered(Commands& commands) = 0;
+  // The server has answered.
   virtual void complete(Command& command, int result) = 0;
+  // Commands that it has not answered, and that can't be issued again.
+  virtual void fail(Commands& commands, int error) = 0;
   virtual void closed() = 0;  // after close()
 
  protected:
@@ -44,8 +47,8 @@ class ConnectionUser {
 //
 // kEnding: the connection is lost, but the server may still be at work on commands that came by
 // it. To issue those again now could let an old write overtake a newer one. So nothing more is
-// sent, and the server's end of the connection is awaited: a server closes it when it has done
-// with it, and the kernel does when the server has died.
+// sent, and the server's end of the connection is awaited, on a unix socket until it is closed:
+// most servers end it when they have done with it, and the kernel does when the server has died.
 class Connection final : private ChannelUser {
  public:
   Connection(ConnectionUser& user, Disk& disk, ublk::HandlerQueue queue);
@@ -62,6 +65,7 @@ class Connection final : private ChannelUser {
 
   bool is_up() const { return state_ == State::kUp && !leaving_; }
   unsigned in_flight() const { return in_flight_; }
+  const std::string& trouble() const { return trouble_; }  // why it is not up, as far as known
   // While it is up.
   void issue(Command& command);
 
@@ -84,10 +88,14 @@ class Connection final : private ChannelUser {
   void idle() override { try_end(); }
 
   void leave();
+  void lose(const std::string& why, bool at_once);
+  void look_at_peer();
   void end(bool at_once);
   void shut_down() const;
   void watch_end();
   void end_event(int result);
+  void await_close();
+  bool server_is_open() const;
   void try_end();
   void ended();
   void time_out();
@@ -99,7 +107,7 @@ class Connection final : private ChannelUser {
   bool leaving_ = false;  // the server shuts down: it gets no more commands
   bool cancelled_ = false;
   bool closing_ = false;    // close() has been called
-  bool end_seen_ = false;   // kEnding: the server has closed its side
+  bool end_seen_ = false;   // kEnding: the server has ended its side
   int failure_ = 0;         // kEnding: the commands fail with it instead of being issued again
   int fd_ = -1;             // the socket, apart from libnbd's
   unsigned in_flight_ = 0;  // commands
@@ -116,6 +124,8 @@ class Connection final : private ChannelUser {
   RingEvent<&Connection::handshake_event> handshake_writable_{*this};
   RingEvent<&Connection::end_event> end_{*this};
   RingTimer<&Connection::time_out> timer_{*this};
+  RingTimer<&Connection::look_at_peer> look_{*this};   // while there are commands
+  RingTimer<&Connection::await_close> closes_{*this};  // kEnding
 };
 
 }  // namespace nbd

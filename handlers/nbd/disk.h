@@ -8,8 +8,10 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "resolver.h"
@@ -31,6 +33,16 @@ struct Disk {
     if (before < bytes && usable(before) < usable(bytes)) host.size_changed(device, usable(bytes));
   }
 
+  // What is wrong with a queue; "": nothing any more. `had`: it has said so before. The device
+  // shows one as long as any queue has one. Any thread.
+  void set_trouble(bool had, const std::string& text) {
+    const std::lock_guard lock(trouble_mutex);
+    if (!had) ++queues_in_trouble;
+    if (text.empty() && --queues_in_trouble != 0) return;
+    if (host.struct_size > offsetof(ublk_host, set_trouble))  // runners before it do without
+      host.set_trouble(device, "%s", text.c_str());
+  }
+
   const ublk_host& host;
   ublk_device* const device;
   const std::shared_ptr<const Server> server;  // the resolver may have it longer than the device
@@ -40,6 +52,8 @@ struct Disk {
   Export first;                        // what the device was made for
   uint32_t logical_block = 512;
   std::atomic<uint64_t> size{0};  // bytes of the export
+  std::mutex trouble_mutex{};
+  unsigned queues_in_trouble = 0;
 };
 
 }  // namespace nbd

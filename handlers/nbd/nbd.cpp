@@ -31,7 +31,6 @@ constexpr uint32_t kMinBlock = 512;
 constexpr uint32_t kMaxBlock = 4096;
 constexpr uint32_t kMaxRange = 1u << 30;  // of discard and write-zeroes
 constexpr milliseconds kFenceInterval{20};
-constexpr uint32_t kMaxPayload = 32u << 20;  // what every server takes
 
 class Nbd final : public ublk::Handler {
  public:
@@ -81,6 +80,7 @@ class Nbd final : public ublk::Handler {
  private:
   void choose_connections(const ublk::OpenArgs& args);
   void choose_blocks();
+  bool is_at_work_for_others() const;
   int submit(Io& io) const;
 
   Disk disk_;
@@ -164,8 +164,7 @@ void Nbd::geometry(ublk_geometry& geometry) {
   }
   geometry.physical_block_size = std::max(geometry.physical_block_size, disk_.logical_block);
   geometry.io_min = std::max(geometry.io_min, geometry.physical_block_size);
-  geometry.max_io_size =
-      server.maximum_payload == 0 ? kMaxPayload : std::min(server.maximum_payload, kMaxPayload);
+  geometry.max_io_size = server.payload();
   geometry.discard_granularity = disk_.logical_block;
   geometry.max_discard_size = geometry.max_write_zeroes_size = kMaxRange;
   geometry.max_queues = max_queues_;
@@ -186,27 +185,31 @@ void Nbd::geometry(ublk_geometry& geometry) {
 
 // The end of a connection is no event that could be waited for by who has none of its ends.
 void Nbd::fence(milliseconds timeout) {
-  const std::string& socket = disk_.server->uri().socket;
   if (!recovering_ || read_only_) return;
-  if (socket.empty())
+  if (disk_.server->uri().transport != Uri::Transport::kUnix)
     return disk_.log(
         UBLK_LOG_WARNING,
         "NBD can't make sure that nothing of the last runner still reaches the server");
   const auto deadline = steady_clock::now() + timeout;
+  while (is_at_work_for_others()) {
+    if (steady_clock::now() >= deadline)
+      throw std::system_error(EBUSY, std::generic_category(),
+                              disk_.server->text() +
+                                  ": the server has not closed the connection of a client that is "
+                                  "gone");
+    poll(nullptr, 0, kFenceInterval.count());
+  }
+}
+
+// As far as that is to be seen.
+bool Nbd::is_at_work_for_others() const {
   try {
-    while (has_orphans(socket)) {
-      if (steady_clock::now() >= deadline)
-        throw std::system_error(EBUSY, std::generic_category(),
-                                disk_.server->text() +
-                                    ": the server has not closed the connection of a client that "
-                                    "is gone");
-      poll(nullptr, 0, kFenceInterval.count());
-    }
-  } catch (const std::system_error& e) {
-    if (e.code().value() == EBUSY) throw;
+    return has_orphans(nbd_aio_get_fd(first_.get()));
+  } catch (const std::runtime_error& e) {
     disk_.log(
         UBLK_LOG_WARNING,
         std::string("can't see whether the server has done with the last runner: ") + e.what());
+    return false;
   }
 }
 

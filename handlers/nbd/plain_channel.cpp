@@ -4,10 +4,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstddef>
 #include <system_error>
 
 namespace nbd {
 namespace {
+
+constexpr size_t kManySent = 1024;  // parts of to_send_ that are kept though they have been sent
 
 wire::Type type_of(uint8_t op) {
   switch (op) {
@@ -108,14 +111,18 @@ void PlainChannel::sent(int result) {
     left -= length;
     if (part.iov_len == 0) ++first_;
   }
-  if (first_ == to_send_.size()) {
-    to_send_.clear();
-    first_ = 0;
-    return;
-  }
+  forget_sent();
+  if (to_send_.empty()) return;
   message_.msg_iov = to_send_.data() + first_;
   message_.msg_iovlen = std::min<size_t>(to_send_.size() - first_, IOV_MAX);
   send();
+}
+
+// The kernel looks at nothing of it now. While the socket is full there is always something left.
+void PlainChannel::forget_sent() {
+  if (first_ != to_send_.size() && (first_ < kManySent || first_ < to_send_.size() / 2)) return;
+  to_send_.erase(to_send_.begin(), to_send_.begin() + static_cast<ptrdiff_t>(first_));
+  first_ = 0;
 }
 
 // --------------------------------------------------------------- receiving --

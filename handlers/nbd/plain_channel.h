@@ -43,6 +43,7 @@ class PlainChannel final : public Channel, private ReplyUser {
   void add(void* data, size_t bytes);
   void send();
   void sent(int result);
+  void forget_sent();
   void receive();
   void received(int result);
   void broken(const std::string& why);

@@ -1,18 +1,32 @@
 // SPDX-License-Identifier: MIT
 #include "queue.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <new>
 #include <utility>
 
 namespace nbd {
 
+using std::chrono::steady_clock;
+
+namespace {
+
+constexpr std::chrono::seconds kShort{3};  // a loss that is nobody's trouble
+
+}  // namespace
+
 Queue::Queue(Disk& disk, ublk::HandlerQueue queue, unsigned connections, Handle first)
-    : disk_(disk), queue_(queue), nr_open_(connections) {
+    : disk_(disk),
+      queue_(queue),
+      // Nothing has been lost yet, but the first connections are still to be made.
+      patience_(std::max(disk.reconnect_timeout, disk.connect_timeout)),
+      nr_open_(connections) {
   for (unsigned i = 0; i < connections; ++i)
     connections_.push_back(
         std::make_unique<Connection>(static_cast<ConnectionUser&>(*this), disk_, queue_));
-  give_up_.set(queue_, disk_.reconnect_timeout);
+  give_up_.set(queue_, patience_);
+  keeps_waiting_.set(queue_, kShort);
   for (const auto& connection : connections_) {
     if (first != nullptr)
       connection->adopt(std::move(first));
@@ -27,6 +41,7 @@ int Queue::submit(ublk_request& request) {
   if (cancelled_) return -ECANCELED;
   Connection* connection = least_busy();
   if (connection == nullptr && given_up_) return -ETIMEDOUT;
+  if (pending_++ == 0 && connection != nullptr) lost_since_.reset();
   Command& command = *new (request.scratch) Command(request);
   if (connection != nullptr)
     connection->issue(command);
@@ -44,6 +59,12 @@ Connection* Queue::least_busy() const {
 }
 
 void Queue::complete(Command& command, int result) {
+  lost_since_.reset();
+  finish(command, result);
+}
+
+void Queue::finish(Command& command, int result) {
+  --pending_;
   disk_.host.complete(command.request.id, result);
 }
 
@@ -51,18 +72,30 @@ void Queue::complete(Command& command, int result) {
 
 void Queue::connected(Connection&) {
   give_up_.cancel(queue_);
+  keeps_waiting_.cancel(queue_);
   given_up_ = false;
+  if (std::exchange(in_trouble_, false)) disk_.set_trouble(true, "");
   issue_waiting();
 }
 
 void Queue::lost(Connection&) {
+  const auto now = steady_clock::now();
+  if (pending_ == 0 || !lost_since_) lost_since_ = now;
   if (cancelled_ || given_up_ || give_up_.is_set() || least_busy() != nullptr) return;
-  give_up_.set(queue_, disk_.reconnect_timeout);
+  patience_ = disk_.reconnect_timeout;
+  const steady_clock::duration left = *lost_since_ + patience_ - now;
+  give_up_.set(queue_, std::max(left, steady_clock::duration::zero()));
+  keeps_waiting_.set(queue_, kShort);
+}
+
+bool Queue::is_time_over() const {
+  return given_up_ ||
+         (lost_since_ && steady_clock::now() - *lost_since_ >= disk_.reconnect_timeout);
 }
 
 void Queue::unanswered(Commands& commands) {
   waiting_.take_all(commands);
-  if (given_up_) return fail_waiting(-ETIMEDOUT);
+  if (is_time_over()) return fail(waiting_, -ETIMEDOUT);
   issue_waiting();
 }
 
@@ -76,27 +109,38 @@ void Queue::issue_waiting() {
   }
 }
 
-void Queue::fail_waiting(int error) {
-  while (!waiting_.empty()) {
-    Command& command = waiting_.front();
+void Queue::fail(Commands& commands, int error) {
+  while (!commands.empty()) {
+    Command& command = commands.front();
     command.link.unlink();
-    complete(command, error);
+    finish(command, error);
   }
 }
 
 void Queue::give_up() {
   given_up_ = true;
-  disk_.log(UBLK_LOG_ERROR, "no connection within " +
-                                std::to_string(disk_.reconnect_timeout.count()) +
+  disk_.log(UBLK_LOG_ERROR, "no connection within " + std::to_string(patience_.count()) +
                                 " s: I/O fails until there is one");
-  fail_waiting(-ETIMEDOUT);
+  keeps_waiting_.cancel(queue_);
+  tell_trouble("I/O fails");
+  fail(waiting_, -ETIMEDOUT);
+}
+
+void Queue::keeps_waiting() { tell_trouble("I/O waits"); }
+
+void Queue::tell_trouble(const std::string& what) {
+  const std::string& why = connections_.front()->trouble();
+  disk_.set_trouble(
+      std::exchange(in_trouble_, true),
+      "no connection to " + disk_.server->text() + ", " + what + (why.empty() ? "" : ": " + why));
 }
 
 void Queue::cancel() {
   cancelled_ = true;
   give_up_.cancel(queue_);
+  keeps_waiting_.cancel(queue_);
   for (const auto& connection : connections_) connection->cancel();
-  fail_waiting(-ECANCELED);
+  fail(waiting_, -ECANCELED);
 }
 
 // --------------------------------------------------------------------- end --
@@ -105,6 +149,7 @@ int Queue::close(std::unique_ptr<Queue> queue) {
   Queue& self = *queue;
   self.cancelled_ = true;
   self.give_up_.cancel(self.queue_);
+  self.keeps_waiting_.cancel(self.queue_);
   for (const auto& connection : self.connections_) connection->close();
   if (self.nr_open_ == 0) return 0;
   self.closing_ = true;

@@ -4,7 +4,9 @@
 #ifndef UBLK_HANDLERS_NBD_QUEUE_H
 #define UBLK_HANDLERS_NBD_QUEUE_H
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <ublk/handler.hpp>
 #include <vector>
 
@@ -32,21 +34,32 @@ class Queue final : private ConnectionUser {
   void lost(Connection& connection) override;
   void unanswered(Commands& commands) override;
   void complete(Command& command, int result) override;
+  void fail(Commands& commands, int error) override;
   void closed() override;
 
   Connection* least_busy() const;
   void issue_waiting();
-  void fail_waiting(int error);
+  void finish(Command& command, int result);
+  bool is_time_over() const;
   void give_up();
+  void keeps_waiting();
+  void tell_trouble(const std::string& what);
 
   Disk& disk_;
   const ublk::HandlerQueue queue_;
   Commands waiting_;
-  bool given_up_ = false;  // for as long as there is no connection
+  unsigned pending_ = 0;  // requests that have not been completed
+  // When a connection was lost, for the first time since the server has answered a command or there
+  // was none. A server that only takes connections gets no new time by each.
+  std::optional<std::chrono::steady_clock::time_point> lost_since_;
+  std::chrono::seconds patience_;  // what give_up_ is set to
+  bool given_up_ = false;          // for as long as there is no connection
   bool cancelled_ = false;
   unsigned nr_open_;
   bool closing_ = false;
+  bool in_trouble_ = false;  // the device has been told
   RingTimer<&Queue::give_up> give_up_{*this};
+  RingTimer<&Queue::keeps_waiting> keeps_waiting_{*this};
   std::vector<std::unique_ptr<Connection>> connections_;
 };
 

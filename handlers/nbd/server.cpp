@@ -13,6 +13,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
+constexpr uint32_t kMaxPayload = 32u << 20;  // what every server takes
+
 // The exception's text ends with the errno's, as libnbd's often does, too.
 [[noreturn]] void fail(int error, std::string what) {
   const std::error_code code(error != 0 ? error : EIO, std::generic_category());
@@ -66,12 +68,16 @@ Export::Export(nbd_handle* ready) {
   multi_conn = nbd_can_multi_conn(ready) > 0;
 }
 
+uint32_t Export::payload() const {
+  return maximum_payload == 0 ? kMaxPayload : std::min(maximum_payload, kMaxPayload);
+}
+
 std::string shortcoming(const Export& before, const Export& now) {
   if (now.read_only && !before.read_only) return "the export has become read-only";
   if (now.minimum_block > std::max(before.minimum_block, 512u))
     return "the export's blocks have grown to " + std::to_string(now.minimum_block) + " bytes";
-  if (now.maximum_payload != 0 && now.maximum_payload < before.maximum_payload)
-    return "the server takes no more than " + std::to_string(now.maximum_payload) +
+  if (now.payload() < before.payload())
+    return "the server takes no more than " + std::to_string(now.payload()) +
            " bytes at once any more";
   const auto lost = [](bool had, bool has) { return had && !has; };
   if (lost(before.can_flush, now.can_flush)) return "the server has no flush any more";
@@ -94,7 +100,12 @@ Handle Server::prepared() const {
   check(nbd_set_pread_initialize(h, false));
   check(nbd_set_strict_mode(h, 0));
   check(nbd_set_tls(h, uri_.tls ? LIBNBD_TLS_REQUIRE : LIBNBD_TLS_DISABLE));
-  if (!uri_.tls) return handle;
+  if (!uri_.tls) {
+#ifdef LIBNBD_HAVE_NBD_SET_REQUEST_EXTENDED_HEADERS  // libnbd 1.18; PlainChannel has the short ones
+    check(nbd_set_request_extended_headers(h, false));
+#endif
+    return handle;
+  }
   check(nbd_set_tls_verify_peer(h, uri_.verify_peer));
   if (!uri_.username.empty()) check(nbd_set_tls_username(h, uri_.username.c_str()));
   if (!uri_.certificates.empty()) check(nbd_set_tls_certificates(h, uri_.certificates.c_str()));

@@ -28,6 +28,8 @@ std::string last_error();
 struct Export {
   explicit Export(nbd_handle* ready);
   Export() = default;
+  // The most bytes that a request of the device has.
+  uint32_t payload() const;
 
   uint64_t size = 0;
   // Bytes; 0: the server does not say.
@@ -56,7 +58,7 @@ class Server {
   const std::string& text() const { return text_; }
   const Uri& uri() const { return uri_; }
   // Whether begin() has a name to resolve, which may take a while.
-  bool begin_blocks() const { return uri_.transport == Uri::Transport::kTcp; }
+  bool begin_blocks() const { return uri_.has_name(); }
 
   // A handle that begins to connect. Any thread. Throws std::system_error.
   Handle begin() const;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "uri.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include <charconv>
 #include <stdexcept>
 #include <string_view>
@@ -127,6 +130,12 @@ void check(const Uri& uri) {
 }
 
 }  // namespace
+
+bool Uri::has_name() const {
+  in6_addr address;  // of either kind
+  return transport == Transport::kTcp && inet_pton(AF_INET, host.c_str(), &address) != 1 &&
+         inet_pton(AF_INET6, host.c_str(), &address) != 1;
+}
 
 Uri parse_uri(const std::string& text) {
   std::string_view rest = text;

@@ -12,6 +12,8 @@ namespace nbd {
 struct Uri {
   enum class Transport { kTcp, kUnix, kVsock };
 
+  bool has_name() const;  // that is to be resolved: the host is no address
+
   Transport transport = Transport::kTcp;
   bool tls = false;
   std::string host;    // kTcp

@@ -41,6 +41,8 @@ void Image::open(const ImageName& name, bool read_only) {
   };
   if (const int error = rados_ioctx_create(cluster_->get(), name.pool.c_str(), &pool_); error < 0)
     refuse(error, "pool " + name.pool);
+  // First of all: it is there that the object to look at is, and that a user may be confined to.
+  rados_ioctx_set_namespace(pool_, name.pool_namespace.c_str());
   if (probe("rbd_id." + name.image) == -ETIMEDOUT)
     fail(ETIMEDOUT, text_ + ": the OSDs of pool " + name.pool + " have not answered within " +
                         std::to_string(cluster_->limit().count()) + " s");
@@ -49,7 +51,6 @@ void Image::open(const ImageName& name, bool read_only) {
     const int error = rbd_namespace_exists(pool_, name.pool_namespace.c_str(), &exists);
     // Users of one namespace alone may not ask.
     if (error == 0 && !exists) refuse(-ENOENT, "namespace " + name.pool_namespace);
-    rados_ioctx_set_namespace(pool_, name.pool_namespace.c_str());
   }
   const auto open_image = read_only ? rbd_open_read_only : rbd_open;
   if (const int error = open_image(pool_, name.image.c_str(), &image_, nullptr); error < 0) {

@@ -196,8 +196,17 @@ struct HostCalls {
   }
 
   static void size_changed(ublk_device*, uint64_t) {}
-  static void set_trouble(ublk_device*, const char*, ...) {}
-  static void queue_closed(ublk_queue*) {}
+  __attribute__((format(printf, 2, 3))) static void set_trouble(ublk_device* device,
+                                                                const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    {
+      const std::lock_guard lock(device->device->log_mutex_);
+      device->device->trouble = format_text(format, arguments);
+    }
+    va_end(arguments);
+  }
+  static void queue_closed(ublk_queue* queue) { on_its_thread(queue).closed_ = true; }
   // Every request has a buffer here.
   static int32_t read_data(const ublk_request* request, void* to, uint32_t length,
                            uint32_t offset) {
@@ -260,7 +269,9 @@ Queue::Queue(Device& device, uint32_t index)
 
 Queue::~Queue() {
   const ublk_handler& handler = device_.library_.table();
-  if (handler.queue_close != nullptr) handler.queue_close(device_.instance_, get(), data_);
+  const int result =
+      handler.queue_close == nullptr ? 0 : handler.queue_close(device_.instance_, get(), data_);
+  while (result == UBLK_PENDING && !closed_) turn();
   io_uring_queue_exit(&ring_);
 }
 

@@ -74,6 +74,7 @@ class Queue {
   void start(uint16_t tag, ublk_op op, uint64_t offset, uint32_t length, uint32_t flags = 0);
   int finish(uint16_t tag);
   int run(ublk_op op, uint64_t offset, uint32_t length, uint32_t flags = 0, uint16_t tag = 0);
+  void turn();                // waits for an event or a timer, and hands all to the handler
   void cancel(uint16_t tag);  // asks the handler to; the tag must not be idle
 
   std::span<std::byte> buffer(uint16_t tag);
@@ -87,7 +88,6 @@ class Queue {
   io_uring_sqe* get_sqe();
   void submit_sqes();
   void serve(Slot& slot);
-  void turn();
   void run_timers();
   std::chrono::nanoseconds until_next_timer() const;
 
@@ -95,6 +95,7 @@ class Queue {
   const uint32_t index_;
   std::unique_ptr<ublk_queue> handle_;
   void* data_ = nullptr;
+  bool closed_ = false;  // by the handler, after its queue_close()
   io_uring ring_{};
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<io_uring_sqe*> fresh_;        // handed out, not submitted
@@ -132,6 +133,7 @@ class Device {
   std::function<std::optional<int>(const io_uring_sqe&)> on_sqe;
   // "level text"; level is UBLK_LOG_*. To be read while no request is in flight.
   std::vector<std::string> log;
+  std::string trouble;  // likewise; "": none
   std::atomic<unsigned> wrong_completions = 0;
 
  private:

@@ -94,4 +94,13 @@ INSTANTIATE_TEST_SUITE_P(
                     Wrong{"nbds://host/?tls-verify-peer=maybe", "true or false"},
                     Wrong{"nbd+vsock://x/", "context id"}, Wrong{"nbd://host/#x", "no #"}));
 
+TEST(NbdUri, OnlyNamesAreToBeResolved) {
+  for (const char* text : {"nbd://192.0.2.1/", "nbds://192.0.2.1:1234/x", "nbd://[2001:db8::1]/",
+                           "nbd://[::1]:10809/x", "nbd+unix:///?socket=/s", "nbd+vsock://3/"})
+    EXPECT_FALSE(nbd::parse_uri(text).has_name()) << text;
+  for (const char* text : {"nbd://localhost/", "nbd:///x", "nbd://storage.example.org:1234/",
+                           "nbd://192.0.2/", "nbd://[fe80::1%25eth0]/"})
+    EXPECT_TRUE(nbd::parse_uri(text).has_name()) << text;
+}
+
 }  // namespace

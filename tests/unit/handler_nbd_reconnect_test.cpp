@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT
+//
+// How long the nbd handler waits for a server that is lost, slow or of no use.
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "handler_host.h"
+#include "nbd_server.h"
+#include "test_data.h"
+
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using std::chrono::steady_clock;
+using test::Device;
+using test::NbdServer;
+using test::Options;
+
+class NbdReconnect : public testing::Test {
+ protected:
+  Options options(const std::string& reconnect_timeout) const {
+    return {{"uri", "nbd+unix:///?socket=" + path_}, {"reconnect_timeout", reconnect_timeout}};
+  }
+
+  static void serve(int socket) {
+    while (const auto request = NbdServer::receive(socket)) NbdServer::answer(socket, *request);
+  }
+
+  test::TempDir dir_;
+  const std::string path_ = dir_ / "socket";
+};
+
+class NbdReconnectConnections : public NbdReconnect,
+                                public testing::WithParamInterface<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Connections, NbdReconnectConnections, testing::Values("1", "2"));
+
+// The server becomes a good one after a while, so that who waits too long is told by a success.
+TEST_P(NbdReconnectConnections, IoIsBoundedThoughTheServerTakesEachConnection) {
+  const auto began = steady_clock::now();
+  const NbdServer server(path_, [began](int socket, unsigned) {
+    if (steady_clock::now() - began > seconds(7)) return serve(socket);
+    static_cast<void>(NbdServer::receive(socket));
+  });
+  Options with = options("3");
+  with["connections"] = GetParam();
+  Device disk("nbd", with);
+  EXPECT_EQ(disk.queue().run(UBLK_OP_READ, 0, 4096), -ETIMEDOUT);
+  EXPECT_GE(steady_clock::now() - began, seconds(3));
+}
+
+TEST_F(NbdReconnect, EachAnswerGivesTheServerItsTimeAgain) {
+  const NbdServer server(path_, [](int socket, unsigned) {
+    if (const auto request = NbdServer::receive(socket)) NbdServer::answer(socket, *request);
+    static_cast<void>(NbdServer::receive(socket));
+  });
+  Device disk("nbd", options("2"));
+  const auto began = steady_clock::now();
+  while (steady_clock::now() - began < milliseconds(2300))
+    ASSERT_EQ(disk.queue().run(UBLK_OP_READ, 0, 4096), 4096);
+}
+
+TEST_F(NbdReconnect, WithoutReconnectTimeoutTheFirstConnectionsAreWaitedForAllTheSame) {
+  const NbdServer server(path_, [](int socket, unsigned) { serve(socket); });
+  Device disk("nbd", options("0"), 0, 4);
+  for (uint32_t queue = 0; queue < 4; ++queue)
+    EXPECT_EQ(disk.queue(queue).run(UBLK_OP_READ, 0, 4096), 4096) << queue;
+}
+
+TEST_F(NbdReconnect, TheDeviceIsInTroubleWhileTheServerIsAway) {
+  std::optional<NbdServer> server;
+  const auto start = [&] { server.emplace(path_, [](int socket, unsigned) { serve(socket); }); };
+  start();
+  Device disk("nbd", options("1"), 0, 2);
+  for (uint32_t queue = 0; queue < 2; ++queue)
+    EXPECT_EQ(disk.queue(queue).run(UBLK_OP_READ, 0, 4096), 4096);
+  EXPECT_EQ(disk.trouble, "");
+  server.reset();
+  std::filesystem::remove(path_);
+  for (uint32_t queue = 0; queue < 2; ++queue)
+    EXPECT_EQ(disk.queue(queue).run(UBLK_OP_READ, 0, 4096), -ETIMEDOUT);
+  EXPECT_TRUE(disk.trouble.starts_with("no connection to nbd+unix:///?socket=")) << disk.trouble;
+  EXPECT_NE(disk.trouble.find(", I/O fails: "), std::string::npos) << disk.trouble;
+  start();
+  for (uint32_t queue = 0; queue < 2; ++queue) {
+    EXPECT_NE(disk.trouble, "");
+    while (disk.queue(queue).run(UBLK_OP_READ, 0, 4096) != 4096) disk.queue(queue).turn();
+  }
+  EXPECT_EQ(disk.trouble, "");
+}
+
+}  // namespace
