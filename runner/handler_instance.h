@@ -34,12 +34,12 @@ class HandlerInstance final : public ublk_device {
   static constexpr unsigned kDefaultWorkers = 16;
 
   // Opens `device` with a handler that has been loaded. `size_changed` is called, on any thread,
-  // when the handler says so, and `trouble_changed` when trouble() has changed. `recovering`: an instance before this one has served the device.
-  // Throws ConfigError for bad options.
-  HandlerInstance(std::shared_ptr<HandlerLibrary> library, const DeviceConfig& device,
-                  bool recovering, std::shared_ptr<SharedPools> pools,
-                  std::function<void()> size_changed,
-                  std::function<void()> trouble_changed = [] {});
+  // when the handler says so, and `trouble_changed` when trouble() has changed. `recovering`: an
+  // instance before this one has served the device. Throws ConfigError for bad options.
+  HandlerInstance(
+      std::shared_ptr<HandlerLibrary> library, const DeviceConfig& device, bool recovering,
+      std::shared_ptr<SharedPools> pools, std::function<void()> size_changed,
+      std::function<void()> trouble_changed = [] {});
   // Closes it; no queue may be open. Waits for workers that have not quite returned from it.
   ~HandlerInstance();
   HandlerInstance(const HandlerInstance&) = delete;

@@ -68,7 +68,8 @@ TEST_P(CompletionStressTest, EndsAllRequests) {
                                          RandomIo::Options{.depth = load.io_depth,
                                                            .requests = requests / load.devices,
                                                            .max_sectors = 1,
-                                                           .zeroing = false, .discards = false});
+                                                           .zeroing = false,
+                                                           .discards = false});
   for (Disk& disk : disks) expect_end(*disk.io, serving);
 
   // The last ones are counted when their queues end.
@@ -166,7 +167,11 @@ TEST_F(StopTest, FromIdleEachTime) {
   ServedDevice device(control, device_spec(kBytes, 1, 8), workers, {&thread});
   const auto disk = driver().disk(device.id());
   for (uint64_t burst = 1; burst <= (kSanitized ? 200 : 2000); ++burst) {
-    RandomIo io(disk, {.seed = burst, .depth = 4, .requests = 1 + burst % 7, .zeroing = false, .discards = false});
+    RandomIo io(disk, {.seed = burst,
+                       .depth = 4,
+                       .requests = 1 + burst % 7,
+                       .zeroing = false,
+                       .discards = false});
     expect_end(io, {&thread});
     if (HasFailure()) break;
     // The next one starts on a disk that is all zero for the model.
