@@ -14,6 +14,7 @@
 #include <string>
 #include <system_error>
 #include <ublk/handler.hpp>
+#include <vector>
 
 #include "disk.h"
 #include "queue.h"
@@ -79,6 +80,7 @@ class Nbd final : public ublk::Handler {
 
  private:
   void choose_connections(const ublk::OpenArgs& args);
+  void connect_others(bool all);
   void choose_blocks();
   bool is_at_work_for_others() const;
   int submit(Io& io) const;
@@ -90,7 +92,9 @@ class Nbd final : public ublk::Handler {
   uint32_t max_queues_ = 0;
   uint32_t nr_queues_;
   uint32_t connections_ = 0;
-  Handle first_;  // connected when the device was opened; for the first queue
+  // Connected when the device was opened, for the queues: number n is for queue n modulo
+  // nr_queues_. Those that are not here the queues make.
+  std::vector<Handle> handles_;
 };
 
 // ------------------------------------------------------------- open, size --
@@ -108,8 +112,8 @@ Nbd::Nbd(const ublk::OpenArgs& args)
       read_only_(args.read_only()),
       recovering_(args.recovering()),
       nr_queues_(args.nr_queues()) {
-  first_ = disk_.server->connect(disk_.connect_timeout);
-  disk_.first = Export(first_.get());
+  handles_.push_back(disk_.server->connect(disk_.connect_timeout));
+  disk_.first = Export(handles_.front().get());
   disk_.size = disk_.first.size;
   if (disk_.server->begin_blocks()) disk_.resolver = Resolver::shared();
   choose_blocks();
@@ -148,8 +152,25 @@ void Nbd::choose_connections(const ublk::OpenArgs& args) {
   } else {
     connections_ = several ? nr_queues_ : 1;
   }
+  // A server may still have the dead runner's, and take ours a little later.
+  if (!recovering_) connect_others(args.is_set("connections"));
   max_queues_ = connections_;
   nr_queues_ = std::min(nr_queues_, max_queues_);
+}
+
+// A server that takes fewer clients would leave some queues without any. Unless `all` must be had
+// it is these that the device makes do with.
+void Nbd::connect_others(bool all) {
+  for (uint32_t have = 1; have < connections_; ++have) {
+    try {
+      handles_.push_back(disk_.server->connect(disk_.connect_timeout));
+    } catch (const std::system_error& e) {
+      if (all) throw;
+      disk_.log(UBLK_LOG_WARNING,
+                "connections: " + std::to_string(have) + ", no more can be had: " + e.what());
+      connections_ = have;
+    }
+  }
 }
 
 void Nbd::geometry(ublk_geometry& geometry) {
@@ -204,7 +225,7 @@ void Nbd::fence(milliseconds timeout) {
 // As far as that is to be seen.
 bool Nbd::is_at_work_for_others() const {
   try {
-    return has_orphans(nbd_aio_get_fd(first_.get()));
+    return has_orphans(nbd_aio_get_fd(handles_.front().get()));
   } catch (const std::runtime_error& e) {
     disk_.log(
         UBLK_LOG_WARNING,
@@ -218,9 +239,10 @@ bool Nbd::is_at_work_for_others() const {
 // The queues share the connections as evenly as can be.
 void* Nbd::open_queue(ublk::HandlerQueue queue) {
   const uint32_t index = queue.index();
-  const unsigned share = connections_ / nr_queues_ + (index < connections_ % nr_queues_ ? 1 : 0);
-  Handle first = index == 0 ? std::move(first_) : nullptr;
-  return std::make_unique<Queue>(disk_, queue, std::max(share, 1u), std::move(first)).release();
+  std::vector<Handle> share;
+  for (uint32_t n = index; n < connections_ || share.empty(); n += nr_queues_)
+    share.push_back(n < handles_.size() ? std::move(handles_[n]) : nullptr);
+  return std::make_unique<Queue>(disk_, queue, std::move(share)).release();
 }
 
 int Nbd::close_queue(ublk::HandlerQueue, void* queue_data) {

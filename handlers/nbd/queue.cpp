@@ -16,22 +16,22 @@ constexpr std::chrono::seconds kShort{3};  // a loss that is nobody's trouble
 
 }  // namespace
 
-Queue::Queue(Disk& disk, ublk::HandlerQueue queue, unsigned connections, Handle first)
+Queue::Queue(Disk& disk, ublk::HandlerQueue queue, std::vector<Handle> handles)
     : disk_(disk),
       queue_(queue),
       // Nothing has been lost yet, but the first connections are still to be made.
       patience_(std::max(disk.reconnect_timeout, disk.connect_timeout)),
-      nr_open_(connections) {
-  for (unsigned i = 0; i < connections; ++i)
+      nr_open_(static_cast<unsigned>(handles.size())) {
+  for (size_t i = 0; i < handles.size(); ++i)
     connections_.push_back(
         std::make_unique<Connection>(static_cast<ConnectionUser&>(*this), disk_, queue_));
   give_up_.set(queue_, patience_);
   keeps_waiting_.set(queue_, kShort);
-  for (const auto& connection : connections_) {
-    if (first != nullptr)
-      connection->adopt(std::move(first));
+  for (size_t i = 0; i < handles.size(); ++i) {
+    if (handles[i] != nullptr)
+      connections_[i]->adopt(std::move(handles[i]));
     else
-      connection->begin();
+      connections_[i]->begin();
   }
 }
 

@@ -19,8 +19,8 @@ namespace nbd {
 // All on the queue's thread.
 class Queue final : private ConnectionUser {
  public:
-  // `first`: a handle that is connected, or nullptr.
-  Queue(Disk& disk, ublk::HandlerQueue queue, unsigned connections, Handle first);
+  // One connection for each of `handles`: those that are connected, and nullptr for one to be made.
+  Queue(Disk& disk, ublk::HandlerQueue queue, std::vector<Handle> handles);
 
   // A result, or UBLK_PENDING; see ublk_handler.submit.
   int submit(ublk_request& request);

@@ -97,8 +97,11 @@ bool shake_hands(int socket) {
 
 }  // namespace
 
-NbdServer::NbdServer(const std::string& path, Serve serve)
-    : serve_(std::move(serve)), listener_(listening(path)), acceptor_([this] { accept_all(); }) {}
+NbdServer::NbdServer(const std::string& path, Serve serve, unsigned clients)
+    : serve_(std::move(serve)),
+      clients_(clients),
+      listener_(listening(path)),
+      acceptor_([this] { accept_all(); }) {}
 
 NbdServer::~NbdServer() {
   shutdown(listener_.get(), SHUT_RDWR);
@@ -111,7 +114,7 @@ NbdServer::~NbdServer() {
 }
 
 void NbdServer::accept_all() {
-  for (unsigned connection = 0;; ++connection) {
+  for (unsigned connection = 0; connection < clients_; ++connection) {
     const int socket = accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC);
     if (socket < 0) return;
     const std::lock_guard lock(mutex_);

@@ -12,6 +12,7 @@
 
 #include <ublk/unique_fd.h>
 
+#include <climits>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -31,8 +32,8 @@ class NbdServer {
   // On a thread of its own. The socket is closed when it returns. Connections count from 0.
   using Serve = std::function<void(int socket, unsigned connection)>;
 
-  // Listens at that path, as it is given.
-  NbdServer(const std::string& path, Serve serve);
+  // Listens at that path, as it is given. Takes so many clients; others wait for ever.
+  NbdServer(const std::string& path, Serve serve, unsigned clients = UINT_MAX);
   // Shuts down the connections and waits for their threads.
   ~NbdServer();
   NbdServer(const NbdServer&) = delete;
@@ -48,6 +49,7 @@ class NbdServer {
   void run(int socket, unsigned connection);
 
   const Serve serve_;
+  const unsigned clients_;
   const ublk::UniqueFd listener_;
   std::mutex mutex_;
   std::vector<int> sockets_;  // open ones

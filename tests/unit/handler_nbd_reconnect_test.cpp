@@ -73,6 +73,26 @@ TEST_F(NbdReconnect, WithoutReconnectTimeoutTheFirstConnectionsAreWaitedForAllTh
     EXPECT_EQ(disk.queue(queue).run(UBLK_OP_READ, 0, 4096), 4096) << queue;
 }
 
+TEST_F(NbdReconnect, AServerOfFewerClientsHasFewerQueues) {
+  const NbdServer server(
+      path_, [](int socket, unsigned) { serve(socket); }, 2);
+  Options with = options("1");
+  with["connect_timeout"] = "1";
+  Device disk("nbd", with, 0, 4);
+  EXPECT_EQ(disk.geometry().max_queues, 2u);
+  for (uint32_t queue = 0; queue < 2; ++queue)
+    EXPECT_EQ(disk.queue(queue).run(UBLK_OP_READ, 0, 4096), 4096) << queue;
+}
+
+TEST_F(NbdReconnect, AllConnectionsThatAreAskedForMustBeHad) {
+  const NbdServer server(
+      path_, [](int socket, unsigned) { serve(socket); }, 2);
+  Options with = options("1");
+  with["connect_timeout"] = "1";
+  with["connections"] = "3";
+  EXPECT_THROW(Device("nbd", with), test::HandlerError);
+}
+
 TEST_F(NbdReconnect, TheDeviceIsInTroubleWhileTheServerIsAway) {
   std::optional<NbdServer> server;
   const auto start = [&] { server.emplace(path_, [](int socket, unsigned) { serve(socket); }); };
