@@ -107,7 +107,7 @@ TEST_F(SwapTest, WhatFailsAfterTheTimeoutFailsAlsoAfterFurtherTries) {
   EXPECT_NE(error_of_task(runner_->restart("disk")), "");
   for (int tries = 0; tries < 2; ++tries) {
     begin_read();
-    iterate_until([this] { return result_ != 1; });
+    ASSERT_TRUE(eventually([this] { return result_ != 1; }));
     EXPECT_EQ(result_, -EIO);
     EXPECT_NE(error_of_task(runner_->restart("disk")), "");
     EXPECT_EQ(device().state(), ManagedDevice::State::kHeld);

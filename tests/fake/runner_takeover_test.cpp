@@ -31,8 +31,9 @@ class TakeoverTest : public AdoptTest {
   }
 
   ManagedDevice::State state() const { return runner_->find("disk")->state(); }
-  void iterate_until_state(ManagedDevice::State wanted) const {
-    while (state() != wanted) g_main_context_iteration(nullptr, TRUE);
+  void expect_soon(ManagedDevice::State wanted) const {
+    EXPECT_TRUE(eventually([&] { return state() == wanted; }))
+        << runner_->find("disk")->state_name();
   }
 };
 
@@ -46,7 +47,7 @@ TEST_F(TakeoverTest, IsTriedAgain) {
       << runner_->find("disk")->trouble();
   EXPECT_EQ(error_of_task(runner_->remove("disk", true)),
             "it is not taken over yet: " + runner_->find("disk")->trouble());
-  iterate_until_state(ManagedDevice::State::kLive);
+  expect_soon(ManagedDevice::State::kLive);
   EXPECT_EQ(in_flight_.get(), 0);
   EXPECT_EQ(runner_->find("disk")->trouble(), "");
   EXPECT_EQ(kernel_state(), abi::DeviceState::kLive);
@@ -56,7 +57,7 @@ TEST_F(TakeoverTest, IsCutShortWhenTheRunnerEnds) {
   start_in_vain();
   // As long as somebody has it open the kernel says EBUSY.
   ublk::UniqueFd server = driver().open_device(id_);
-  iterate_until_state(ManagedDevice::State::kAdopting);
+  expect_soon(ManagedDevice::State::kAdopting);
   const auto began = std::chrono::steady_clock::now();
   stop();
   EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(5));
