@@ -3,6 +3,7 @@
 // The nbd handler: a disk on an NBD server, over connections that are made anew when they are lost.
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -32,6 +33,11 @@ constexpr uint32_t kMinBlock = 512;
 constexpr uint32_t kMaxBlock = 4096;
 constexpr uint32_t kMaxRange = 1u << 30;  // of discard and write-zeroes
 constexpr milliseconds kFenceInterval{20};
+
+// The kernel gives a device no more queues than it may ever have CPUs.
+uint32_t most_queues() {
+  return static_cast<uint32_t>(std::max(1L, sysconf(_SC_NPROCESSORS_CONF)));
+}
 
 class Nbd final : public ublk::Handler {
  public:
@@ -111,7 +117,7 @@ Nbd::Nbd(const ublk::OpenArgs& args)
       write_through_(args.boolean("write_through")),
       read_only_(args.read_only()),
       recovering_(args.recovering()),
-      nr_queues_(args.nr_queues()) {
+      nr_queues_(std::min(args.nr_queues(), most_queues())) {
   handles_.push_back(disk_.server->connect(disk_.connect_timeout));
   disk_.first = Export(handles_.front().get());
   disk_.size = disk_.first.size;
@@ -159,11 +165,14 @@ void Nbd::choose_connections(const ublk::OpenArgs& args) {
 }
 
 // A server that takes fewer clients would leave some queues without any. Unless `all` must be had
-// it is these that the device makes do with.
+// it is those that the device makes do with. All have one connect_timeout together, for the runner
+// does not wait for ever.
 void Nbd::connect_others(bool all) {
+  const auto deadline = steady_clock::now() + disk_.connect_timeout;
   for (uint32_t have = 1; have < connections_; ++have) {
     try {
-      handles_.push_back(disk_.server->connect(disk_.connect_timeout));
+      const auto left = std::chrono::ceil<seconds>(deadline - steady_clock::now());
+      handles_.push_back(disk_.server->connect(std::max(left, seconds(0))));
     } catch (const std::system_error& e) {
       if (all) throw;
       disk_.log(UBLK_LOG_WARNING,

@@ -89,8 +89,11 @@ void Queue::lost(Connection&) {
 }
 
 bool Queue::is_time_over() const {
-  return given_up_ ||
-         (lost_since_ && steady_clock::now() - *lost_since_ >= disk_.reconnect_timeout);
+  if (given_up_) return true;
+  // No time at all is for I/O that has no other connection.
+  if (!lost_since_ || (disk_.reconnect_timeout.count() == 0 && least_busy() != nullptr))
+    return false;
+  return steady_clock::now() - *lost_since_ >= disk_.reconnect_timeout;
 }
 
 void Queue::unanswered(Commands& commands) {

@@ -96,6 +96,7 @@ std::string server_name(int client) {
 // That of this client itself is one of those that are seen.
 bool has_orphans(int client) {
   const std::string server = server_name(client);
+  if (server.empty()) throw std::runtime_error("the server's socket has no path");
   Diag diag;
   diag.ask(NLM_F_DUMP, {.sdiag_family = AF_UNIX,
                         .sdiag_protocol = 0,

@@ -368,10 +368,9 @@ void Queue::run_timers() {
   std::vector<ublk_timer*> due;
   for (const auto& [timer, when] : timers_)
     if (when <= steady_clock::now()) due.push_back(timer);
-  for (ublk_timer* timer : due) {
-    timers_.erase(timer);
-    timer->fired(timer);
-  }
+  // One may cancel another.
+  for (ublk_timer* timer : due)
+    if (timers_.erase(timer) != 0) timer->fired(timer);
 }
 
 void Queue::turn() {

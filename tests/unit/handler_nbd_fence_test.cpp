@@ -69,11 +69,12 @@ TEST_F(NbdFence, KnowsTheServersSocketByAnyPath) {
   std::filesystem::create_directory_symlink(dir_.path(), dir_ / "link");
   const std::string path = dir_ / "socket";
   std::atomic<bool> at_last_request = false;
+  std::atomic<bool> may_close = false;
   const NbdServer server(path, [&](int socket, unsigned) {
     while (const auto request = NbdServer::receive(socket)) NbdServer::answer(socket, *request);
     if (at_last_request.exchange(true)) return;
     at_last_request.notify_all();
-    std::this_thread::sleep_for(milliseconds(700));
+    may_close.wait(false);
   });
   const test::Options options = {{"uri", "nbd+unix:///?socket=" + (dir_ / "link/socket")}};
   open_and_die(options);
@@ -82,7 +83,9 @@ TEST_F(NbdFence, KnowsTheServersSocketByAnyPath) {
     const Device disk("nbd", options, UBLK_OPEN_RECOVERING, 1, milliseconds(timeout));
   };
   EXPECT_THROW(open(100), HandlerError);
-  open(5000);
+  may_close = true;
+  may_close.notify_all();
+  open(20'000);
 }
 
 // As qemu does when it finds the end of a connection, but with a request still under way.
