@@ -16,6 +16,7 @@
 
 #include "key_file.h"
 #include "runner_error.h"
+#include "write_all.h"
 
 namespace ublk_runner {
 
@@ -72,12 +73,7 @@ void write_file(const std::string& path, const std::string& text) {
   const ublk::UniqueFd fd(
       open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kFileMode));
   if (!fd) fail(path);
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n = write(fd.get(), text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail(path);
-    done += static_cast<size_t>(n);
-  }
+  write_all(fd.get(), text, path);
   if (fsync(fd.get()) != 0) fail(path);
 }
 

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "config.h"
+#include "write_all.h"
 
 namespace ublk_runner {
 
@@ -116,15 +117,6 @@ std::string read_all(int fd, size_t limit) {
   }
   text.resize(size);
   return text;
-}
-
-void write_all(int fd, const std::string& text, const std::string& path) {
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n = write(fd, text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail(n < 0 ? errno : EIO, "writing " + path);
-    done += static_cast<size_t>(n);
-  }
 }
 
 ublk::UniqueFd take_lock(int dir, const std::string& path) {

@@ -15,6 +15,7 @@
 
 #include "log.h"
 #include "prometheus_text.h"
+#include "write_all.h"
 
 namespace ublk_runner {
 
@@ -34,12 +35,7 @@ void replace_file(const std::string& path, const std::string& text) {
       open(fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kReadableByAll));
   if (!fd) fail(fresh);
   if (fchmod(fd.get(), kReadableByAll) != 0) fail(fresh);
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n = write(fd.get(), text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail(fresh);
-    done += static_cast<size_t>(n);
-  }
+  write_all(fd.get(), text, fresh);
   if (rename(fresh.c_str(), path.c_str()) != 0) fail(path);
 }
 
