@@ -304,7 +304,7 @@ class Control::Impl {
     if (found == entries_.end()) return;
     if (kind == kCommand)
       command_ended(found, result);
-    else if (kind == kDeadline && result == -ETIME)
+    else if (kind == kDeadline && result != -ECANCELED)  // passed, or refused for want of memory
       deadline_passed(found);
   }
 

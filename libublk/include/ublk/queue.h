@@ -125,8 +125,8 @@ class UBLK_EXPORT Queue {
 
   // Another Backend serves the queue from now on; `backend` must live until stopped(), and the one
   // before may go. With kFlagBatchIo no other thread may have a request, or a CompletionBatch that
-  // is to be flushed, meanwhile: it may be about to call committing() of the one before. It gets
-  // the calls that were the other's: the requests that are not completed yet come back by
+  // is to be flushed, meanwhile: it may be about to call committing() of the one before. The new
+  // one gets the calls that were the other's: the requests that are not completed yet come back by
   // buffer_done() to the new one, and in copy mode so do the tags' buffers by free_io_buffer().
   void set_backend(Backend& backend) { backend_ = &backend; }
 
