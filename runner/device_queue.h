@@ -120,7 +120,8 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   // Calls `drained` once no dispatched request is with the handler any more.
   void when_drained(std::function<void()> drained);
   unsigned dispatched() const;  // requests that the handler has
-  // These, by numbers that ascend. None of the device's requests has one of them again soon.
+  // Those of the kernel's requests that it has not answered, as ascending numbers, each the
+  // device's only one: a number is used again after 65535 more submissions of its tag.
   std::vector<uint64_t> unanswered() const;
 
   void set_rules(const RequestRules& rules) { rules_ = rules; }

@@ -224,7 +224,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   void go_on();
 
   // managed_device_adopt.cpp: from one runner to the next.
-  Task<> start_recovery();
+  Task<> start_recovery(Milliseconds limit);
   Task<int> go_on_with_recovery();
   Task<> recover(ublk::abi::DevInfo info);
   Task<std::vector<DeviceUser>> find_users();

@@ -92,12 +92,13 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
 // The order matters: once START_USER_RECOVERY succeeds the dead server's process has let go of the
 // device; the fence is what makes sure of its storage; only then may requests be served again.
 Task<> ManagedDevice::recover(abi::DevInfo info) {
-  if (!std::exchange(added_, true)) id_ = services_.ids.take_from(info.dev_id);
+  const bool again = std::exchange(added_, true);
+  if (!again) id_ = services_.ids.take_from(info.dev_id);
   info_ = info;
   const ublk::Command described =
       co_await services_.commands.run(ublk::Command::get_params(info.dev_id));
   params_ = described.params();
-  co_await start_recovery();
+  co_await start_recovery(again ? Milliseconds(0) : kReleasedLimit);
   buffers_.mode = ublk::buffer_mode(info_);
   buffers_.zero_copy = ublk::zero_copy(info_);
   buffers_.reason = "adopted";
@@ -127,9 +128,9 @@ Task<> ManagedDevice::recover(abi::DevInfo info) {
                                   kEndRecoveryLimit);
 }
 
-// The kernel refuses it as long as the dead process is not quite gone.
-Task<> ManagedDevice::start_recovery() {
-  const Deadline deadline(kReleasedLimit);
+// The kernel refuses it as long as the dead process is not quite gone, which is awaited.
+Task<> ManagedDevice::start_recovery(Milliseconds limit) {
+  const Deadline deadline(limit);
   for (;;) {
     int error = 0;
     std::string text;

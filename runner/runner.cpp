@@ -116,9 +116,21 @@ Task<> Runner::start_all(Config config, std::function<void(StartSummary)> done) 
     std::erase_if(config.devices, [this](const auto& d) { return find(d.name) == nullptr; });
     co_await apply(std::move(config));
   }
+  count_late_takeovers(summary);
   changed();
   context_.post([done = std::move(done), summary = std::move(summary)] { done(summary); });
   started_.set();
+}
+
+// Those that failed at first and were tried again while others started.
+void Runner::count_late_takeovers(StartSummary& summary) const {
+  const auto served = std::erase_if(summary.failed, [this](const StartSummary::Failure& failure) {
+    const std::shared_ptr<ManagedDevice> device = find(failure.device);
+    return device != nullptr && (device->state() == ManagedDevice::State::kLive ||
+                                 device->state() == ManagedDevice::State::kHeld);
+  });
+  summary.started += served;
+  summary.left -= served;
 }
 
 Task<> Runner::adopt_all(StartSummary& summary) {
@@ -302,7 +314,8 @@ Task<> Runner::remove(std::string name, bool force) {
   // Its server may still write for those who use it, and a stop would cut a takeover short.
   if (device->state() == ManagedDevice::State::kLeft ||
       device->state() == ManagedDevice::State::kAdopting)
-    throw std::runtime_error("it is not taken over yet: " + device->trouble());
+    throw std::runtime_error("it is not taken over yet" +
+                             (device->trouble().empty() ? "" : ": " + device->trouble()));
   if (force)
     co_await device->stop();
   else

@@ -131,6 +131,7 @@ class Runner {
  private:
   Task<> start_all(Config config, std::function<void(StartSummary)> done);
   Task<> adopt_all(StartSummary& summary);
+  void count_late_takeovers(StartSummary& summary) const;
   Task<std::optional<ublk::abi::DevInfo>> look_for(SavedDevice saved);
   Task<> adopt_device(SavedDevice saved);
   Task<> take_over(std::shared_ptr<ManagedDevice> device, SavedDevice saved,

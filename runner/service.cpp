@@ -4,6 +4,8 @@
 #include <glib-unix.h>
 
 #include <csignal>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "log.h"
@@ -71,7 +73,8 @@ ExitStatus Service::run(std::function<void(ExitStatus)> ready) {
   if (checked_.config.watch) watch_config();
   runner_.start(checked_.config, [this](const StartSummary& summary) { on_started(summary); });
   // The bus would give its one name to any runner, and after a restart to another one than before.
-  const bool use_system_bus = line_.state_dir == UBLK_STATE_DIR;
+  std::error_code error;
+  const bool use_system_bus = std::filesystem::equivalent(line_.state_dir, UBLK_STATE_DIR, error);
   dbus_.emplace(runner_, reloader_, line_.config_file, line_.state_dir + '/' + kBusSocketName,
                 use_system_bus);
   g_main_loop_run(loop_.get());

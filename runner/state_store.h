@@ -46,8 +46,8 @@ class StateStore {
  public:
   // Makes the folder if there is none, and takes its lock, which one process has at a time; a
   // process that is just ending is waited for. Throws StateLocked, which names the process that has
-  // it, or std::runtime_error that says what is wrong: a folder that is of somebody else, or holds
-  // more than a runner's files and is open to others; what is no folder.
+  // it, or std::runtime_error that says what is wrong: it is no folder, or somebody else's, or open
+  // to others without being a runner's alone.
   explicit StateStore(std::string dir);
   StateStore(const StateStore&) = delete;
   StateStore& operator=(const StateStore&) = delete;

@@ -71,7 +71,7 @@ TEST_F(TakeoverTest, EndsWithItsDevice) {
   start_in_vain();
   delete_device();
   EXPECT_EQ(in_flight_.get(), -EIO);
-  while (!runner_->devices().empty()) g_main_context_iteration(nullptr, TRUE);
+  EXPECT_TRUE(eventually([&] { return runner_->devices().empty(); }));
   EXPECT_FALSE(std::filesystem::exists(state_dir_ + "/disk.json"));
 }
 

@@ -722,7 +722,7 @@ TEST_P(DeviceQueueTest, AQueueIsClosedWhenTheLastLateAnswerHasCome) {
 }
 
 TEST_P(DeviceQueueTest, ARequestThatWasOneTooManyFailsOnceOthersAreAnswered) {
-  io_timeout_ = std::chrono::milliseconds(40);
+  io_timeout_ = std::chrono::milliseconds(200);  // the last one must be with the handler by then
   statistics_ = std::make_shared<QueueStatistics>(0, kDepth);
   open();
   set_handler([](ublk_request&) { return UBLK_PENDING; });
@@ -735,7 +735,7 @@ TEST_P(DeviceQueueTest, ARequestThatWasOneTooManyFailsOnceOthersAreAnswered) {
   };
   const uint64_t before = exceeded();
   push(0, request(UBLK_OP_READ, 0, 4096));
-  while (exceeded() == before) std::this_thread::yield();
+  ASSERT_TRUE(eventually([&] { return exceeded() != before; }));
   EXPECT_FALSE(driver_.has_committed(0));
   EXPECT_EQ(DeviceQueue::complete(first, 4096), -EALREADY);
   EXPECT_EQ(driver_.committed(0), -ETIMEDOUT);
@@ -745,7 +745,7 @@ TEST_P(DeviceQueueTest, ARequestThatWasOneTooManyFailsOnceOthersAreAnswered) {
 
 TEST_P(DeviceQueueTest, ABufferIsNotTheTagsOwnAfterAWriteThatNoWorkerHasServed) {
   if (!on_worker()) GTEST_SKIP() << "none waits for one";
-  io_timeout_ = std::chrono::milliseconds(40);
+  io_timeout_ = std::chrono::milliseconds(400);
   open();
   std::promise<void> go_on;
   set_handler([may_go_on = go_on.get_future().share()](ublk_request& r) {
@@ -757,13 +757,14 @@ TEST_P(DeviceQueueTest, ABufferIsNotTheTagsOwnAfterAWriteThatNoWorkerHasServed) 
   EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 0, 4096), 1), -ETIMEDOUT);
   EXPECT_EQ(driver_.committed(0), -ETIMEDOUT);
   go_on.set_value();
-  while (result_of(request(UBLK_OP_READ, 0, 4096), 1) == -ETIMEDOUT) continue;
+  ASSERT_TRUE(
+      eventually([&] { return result_of(request(UBLK_OP_READ, 0, 4096), 1) != -ETIMEDOUT; }));
   EXPECT_EQ(seen().back().flags & UBLK_REQUEST_TAG_BUFFER, 0u);
 }
 
 // There is no other buffer for its tag, so it can't be failed as long as the queue is to go on.
 TEST_P(DeviceQueueTest, ALateRequestThatCouldNotBeFailedIsAbandonedLikeOthers) {
-  io_timeout_ = std::chrono::milliseconds(40);
+  io_timeout_ = std::chrono::milliseconds(400);
   statistics_ = std::make_shared<QueueStatistics>(0, kDepth);
   static unsigned nr_buffers;
   nr_buffers = 0;
@@ -775,8 +776,11 @@ TEST_P(DeviceQueueTest, ALateRequestThatCouldNotBeFailedIsAbandonedLikeOthers) {
   set_handler([](ublk_request&) { return UBLK_PENDING; });
   push(0, request(UBLK_OP_READ, 0, 4096));
   const uint64_t id = wait_seen(1).id;
-  for (uint64_t exceeded = 0; exceeded == 0;)
+  ASSERT_TRUE(eventually([&] {
+    uint64_t exceeded = 0;
     on_thread([&] { exceeded = statistics_->timeouts().exceeded.get(); });
+    return exceeded != 0;
+  }));
   EXPECT_FALSE(driver_.has_committed(0));
   on_thread([&] {
     queue_->refuse();
@@ -785,7 +789,7 @@ TEST_P(DeviceQueueTest, ALateRequestThatCouldNotBeFailedIsAbandonedLikeOthers) {
   });
   EXPECT_EQ(driver_.committed(0), -EIO);
   on_thread([&] { driver_.stop(thread_.ring()); });
-  while (!released_) std::this_thread::yield();
+  ASSERT_TRUE(eventually([&] { return released_.load(); }));
   on_thread([] {});  // the call that said so has returned
   EXPECT_EQ(DeviceQueue::complete(id, 4096), -EALREADY);
   closed_ = true;
