@@ -9,6 +9,7 @@
 #include <chrono>
 #include <filesystem>
 #include <string>
+#include <thread>
 
 #include "adopt_fixture.h"
 
@@ -53,11 +54,33 @@ TEST_F(TakeoverTest, IsTriedAgain) {
   EXPECT_EQ(kernel_state(), abi::DeviceState::kLive);
 }
 
-TEST_F(TakeoverTest, IsCutShortWhenTheRunnerEnds) {
+// Another device's start takes until then.
+TEST_F(TakeoverTest, CountsThoughItSucceedsWhileOthersStart) {
+  add_file("disk");
+  leave_device();
+  save("disk", kCookie);
+  add_file("other");
+  driver().faults().fail(abi::ControlOp::kStartUserRecovery, EIO);
+  Held adding = driver().faults().hold(abi::ControlOp::kAddDev);
+  const std::jthread releaser([&] {
+    EXPECT_TRUE(adding.wait(kHung));
+    in_flight_.wait();
+    adding.release();
+  });
+  const StartSummary summary = start();
+  EXPECT_EQ(summary.started, 2u);
+  EXPECT_EQ(summary.left, 0u);
+  EXPECT_TRUE(summary.failed.empty()) << summary.failed.front().cause;
+  EXPECT_EQ(status_of_start(summary, false), ublk_runner::kExitOk);
+}
+
+TEST_F(TakeoverTest, IsLeftWhenTheRunnerEnds) {
   start_in_vain();
   // As long as somebody has it open the kernel says EBUSY.
   ublk::UniqueFd server = driver().open_device(id_);
-  expect_soon(ManagedDevice::State::kAdopting);
+  const auto trouble = [&] { return runner_->find("disk")->trouble(); };
+  EXPECT_TRUE(eventually([&] { return trouble().find("EBUSY") != std::string::npos; }))
+      << trouble();
   const auto began = std::chrono::steady_clock::now();
   stop();
   EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(5));
