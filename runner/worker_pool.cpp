@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "allowed_cpus.h"
+#include "batch_scheduling.h"
 #include "block_signals.h"
 #include "log.h"
 #include "worker_pool_worker.h"
@@ -106,6 +107,7 @@ void WorkerPool::main(Worker& self) {
   pthread_setname_np(pthread_self(), "ublk-work");
   // A container may refuse it; then it has to go without.
   prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+  schedule_as_batch();
   ublk::CompletionBatch completions;
   own_completions = &completions;
   const std::string stat = "/proc/self/task/" + std::to_string(gettid()) + "/stat";
