@@ -7,8 +7,8 @@
 
 namespace ublk_runner {
 
-// From now on the calling thread, when it is woken, takes an idle CPU at once but never the CPU of a
-// thread that runs: it waits for its turn there, and what it is woken for gathers meanwhile
+// From now on the calling thread, when it is woken, takes an idle CPU at once but never the CPU of
+// a thread that runs: it waits for its turn there, and what it is woken for gathers meanwhile
 // (SCHED_BATCH, sched(7)). A policy that somebody has chosen is left alone, and so is the nice
 // value. Threads that this one makes inherit it.
 inline void schedule_as_batch() {

@@ -8,7 +8,6 @@
 #include <string>
 #include <utility>
 
-#include "batch_scheduling.h"
 #include "device_queue.h"
 #include "device_queue_tag.h"
 #include "device_queue_timeout.h"
@@ -51,8 +50,6 @@ DeviceQueue::DeviceQueue(Handler handler, QueueThread& thread, uint16_t index, u
 DeviceQueue::~DeviceQueue() = default;
 
 void DeviceQueue::open_handler_queue() {
-  // For good: a thread that feeds workers once is likely to do so again.
-  if (handler_.workers != nullptr) schedule_as_batch();
   const ublk_handler& table = handler_.table;
   if (table.queue_open != nullptr) {
     clear_callback_error();

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "allowed_cpus.h"
+#include "batch_scheduling.h"
 #include "block_signals.h"
 #include "log.h"
 #include "rate_limit.h"
@@ -78,6 +79,9 @@ void QueueThread::set_up() {
   pthread_setname_np(pthread_self(), ("ublk-io/" + std::to_string(index_)).c_str());
   if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
     log(LogLevel::kDebug, {}, "PR_SET_IO_FLUSHER: %s", g_strerror(errno));
+  // A queue thread that took its CPU from who works for it, be that a worker, a thread of a client
+  // library or a server on this machine, would do so for each request.
+  schedule_as_batch();
   const unsigned file_slots = ublk::Ring::init(&uring_, kCompletionEntries);
   try {
     ring_.emplace(&uring_, file_slots);

@@ -41,9 +41,9 @@
 // thread is about to sleep, and there is nothing else to do, the thread that is woken is bound to
 // the queue thread's CPU; when it is woken for more it may use all CPUs again.
 //
-// For the same reason neither these threads nor the queue threads that feed them take a CPU from a
-// thread that runs (batch_scheduling.h): a queue thread that interrupted a worker for each request
-// that comes would pass on one at a time, and half of all time would go into switching.
+// Neither these threads nor the queue threads that feed them take a CPU from a thread that runs
+// (batch_scheduling.h): a queue thread that interrupted a worker for each request that comes would
+// pass on one at a time, and half of all time would go into switching.
 //
 // The average can be wrong: the item that was to be short hangs. So while items wait for a thread
 // that is busy, one idle thread watches: it looks at the running items, every kWatchInterval at

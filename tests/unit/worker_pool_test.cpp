@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -15,6 +16,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <latch>
@@ -158,7 +160,9 @@ TEST(WorkerPool, ThreadsAreWhatTheIoPathNeeds) {
   char name[16] = "";
   sigset_t blocked;
   int io_flusher = -1;
+  int policy = -1;
   Job job([&] {
+    policy = sched_getscheduler(0);
     pthread_getname_np(pthread_self(), name, sizeof(name));
     pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
     io_flusher = prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0);
@@ -172,10 +176,26 @@ TEST(WorkerPool, ThreadsAreWhatTheIoPathNeeds) {
     EXPECT_EQ(io_flusher, 1);
     prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0);
   }
+  EXPECT_EQ(policy, SCHED_BATCH);
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
   // A thread made from here must not have changed this one's mask.
   sigset_t own;
   pthread_sigmask(SIG_SETMASK, nullptr, &own);
   EXPECT_EQ(sigismember(&own, SIGTERM), 0);
+}
+
+TEST(WorkerPool, APolicyThatWasChosenStays) {
+  std::atomic<int> policy = -1;
+  std::thread([&] {
+    const sched_param unused{};
+    ASSERT_EQ(sched_setscheduler(0, SCHED_IDLE, &unused), 0) << strerrordesc_np(errno);
+    WorkerPool pool;  // its threads inherit it
+    WorkerPool::Client client(pool, 1);
+    Job job([&] { policy = sched_getscheduler(0); });
+    feed(pool, [&](auto& feeder) { feeder.add(client, job); });
+    EXPECT_TRUE(eventually([&] { return client.idle(); }));
+  }).join();
+  EXPECT_EQ(policy, SCHED_IDLE);
 }
 
 // Runs `job` alone, again and again, until it says that it was bound as wanted.

@@ -36,6 +36,9 @@
 // user_data: values whose top byte is 0xb7 are the library's and the handlers'; user-space pointers
 // and small numbers never have it.
 //
+// A ring's thread that passes requests on to others, on CPUs that are busy, does better with
+// SCHED_BATCH (sched(7)): woken for each request, it would otherwise stop who works for it.
+//
 // Threads: a Ring belongs to the thread that made it, as the io_uring does; post() and completions
 // of requests come from anywhere.
 #ifndef UBLK_RING_H
