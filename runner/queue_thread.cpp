@@ -174,7 +174,7 @@ QueueThreads::QueueThreads(const MainContext& context, std::shared_ptr<SharedPoo
     : context_(context),
       pools_(std::move(pools)),
       spin_(spin),
-      placement_(count != 0 ? count : std::min(allowed_cpus(), kMaxAutomatic)),
+      placement_(count != 0 ? count : std::clamp(allowed_cpus() / 2, 1u, kMaxAutomatic)),
       threads_(placement_.threads()) {}
 
 QueueThread& QueueThreads::thread_for(unsigned index, unsigned queues) {

@@ -94,7 +94,9 @@ class QueueThread final : private ublk::BufferPool::Waker {
 // nothing but when it works, and one ring serves hundreds of queues. Control thread.
 class QueueThreads {
  public:
-  // `count` 0: as many as this process has CPUs, at most kMaxAutomatic.
+  // `count` 0: half as many as this process has CPUs, at most kMaxAutomatic. Who submits and who
+  // works for the handlers needs CPUs, too; a thread for each would find one request at a time,
+  // since it stops those who are about to submit the next.
   QueueThreads(const MainContext& context, std::shared_ptr<SharedPools> pools, unsigned count,
                std::chrono::microseconds spin);
 
