@@ -4,6 +4,8 @@
 #ifndef UBLK_RUNNER_ADAPTIVE_SPIN_H
 #define UBLK_RUNNER_ADAPTIVE_SPIN_H
 
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -32,6 +34,8 @@ class AdaptiveSpin {
     const Clock::time_point end = Clock::now() + limit_;
     ++tried_;
     while (!over()) {
+      // Who is to bring it may wait for just this CPU, and can't take it (batch_scheduling.h).
+      sched_yield();
       if (Clock::now() < end) continue;
       ++failed_;
       skip_ = next_skip_;

@@ -35,7 +35,7 @@ constexpr std::array kRunnerKeys = {
     Key<Config>{ublk::integer_option(
                     "io_threads",
                     "Threads that serve I/O, shared by all devices; 0: half as many as there "
-                    "are CPUs, at most 16.",
+                    "are CPUs, from 1 to 16.",
                     {.default_value = "0", .maximum = 256}),
                 [](Config& c, const ublk_option_value& v) {
                   c.io_threads = static_cast<uint32_t>(v.number);

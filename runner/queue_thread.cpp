@@ -137,9 +137,9 @@ bool QueueThread::kernel_has_news() const {
          (IO_URING_READ_ONCE(*uring_.sq.kflags) & IORING_SQ_TASKRUN) != 0;
 }
 
-// Submits, and waits for completions. Workers are woken after everything else: one may take this
-// thread's CPU at once, and what is not submitted by then would wait for it. That is put off for
-// one turn at most, since there may be something to submit in every turn.
+// Submits, and waits for completions. Workers are woken after everything else: what they do takes
+// longer than what is submitted here. That is put off for one turn at most, since there may be
+// something to submit in every turn.
 int QueueThread::enter() {
   workers_put_off_ = !workers_put_off_ && !feeder_.empty() && io_uring_sq_ready(&uring_) != 0;
   if (workers_put_off_) return io_uring_submit_and_get_events(&uring_);
@@ -174,7 +174,7 @@ QueueThreads::QueueThreads(const MainContext& context, std::shared_ptr<SharedPoo
     : context_(context),
       pools_(std::move(pools)),
       spin_(spin),
-      placement_(count != 0 ? count : std::clamp(allowed_cpus() / 2, 1u, kMaxAutomatic)),
+      placement_(count != 0 ? count : automatic(allowed_cpus())),
       threads_(placement_.threads()) {}
 
 QueueThread& QueueThreads::thread_for(unsigned index, unsigned queues) {

@@ -27,8 +27,9 @@
 namespace ublk_runner {
 
 // One thread and its ring. Made and destroyed by the control thread; the rest is said at each
-// function. Signals are blocked, it is pinned to no CPU, and it is marked for the kernel as a part
-// of the I/O path (PR_SET_IO_FLUSHER), so that its own allocations don't wait for its own disks.
+// function. Signals are blocked, it is pinned to no CPU and takes none from others
+// (batch_scheduling.h), and it is marked for the kernel as a part of the I/O path
+// (PR_SET_IO_FLUSHER), so that its own allocations don't wait for its own disks.
 class QueueThread final : private ublk::BufferPool::Waker {
  public:
   // Starts the thread and returns when its ring is there. After work it looks for more for up to
@@ -94,11 +95,14 @@ class QueueThread final : private ublk::BufferPool::Waker {
 // nothing but when it works, and one ring serves hundreds of queues. Control thread.
 class QueueThreads {
  public:
-  // `count` 0: half as many as this process has CPUs, at most kMaxAutomatic. Who submits and who
-  // works for the handlers needs CPUs, too; a thread for each would find one request at a time,
-  // since it stops those who are about to submit the next.
+  // `count` 0: automatic().
   QueueThreads(const MainContext& context, std::shared_ptr<SharedPools> pools, unsigned count,
                std::chrono::microseconds spin);
+
+  // Half as many as this process has CPUs, which are `cpus`, at least one and at most
+  // kMaxAutomatic. Who submits and who works for the handlers needs CPUs, too; where each CPU has a
+  // queue thread it runs between any two of them, and finds one request at a time.
+  static unsigned automatic(unsigned cpus) { return std::clamp(cpus / 2, 1u, kMaxAutomatic); }
 
   unsigned count() const { return placement_.threads(); }  // at most
   // The thread for queue `index` of a device that has `queues`. Starts it if it is the first to

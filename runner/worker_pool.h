@@ -43,14 +43,16 @@
 //
 // Neither these threads nor the queue threads that feed them take a CPU from a thread that runs
 // (batch_scheduling.h): a queue thread that interrupted a worker for each request that comes would
-// pass on one at a time, and half of all time would go into switching.
+// pass on one at a time, and half of all time would go into switching. A thread
+// that is bound to the queue thread's CPU so runs when that one sleeps, or its time is over.
 //
 // The average can be wrong: the item that was to be short hangs. So while items wait for a thread
 // that is busy, one idle thread watches: it looks at the running items, every kWatchInterval at
 // first and less often while it finds nothing, up to 8 times that, and those that have turned out
 // to block count as long from then on. What waits behind an item that blocks for the first time
-// therefore waits for some milliseconds, and then not any more. Time in which a thread wanted to
-// run and had no CPU does not make its item long: more threads would only make it worse.
+// therefore waits for some milliseconds, and then not any more. Time in which a thread that has not
+// slept wanted to run and had no CPU does not make its item long: more threads would only make it
+// worse.
 //
 // Requests that items complete by completions() are committed, or wake their ring's thread, once
 // for a chain of short items: after kWorthWaking, or, while all are of one client and it has more

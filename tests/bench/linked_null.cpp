@@ -7,6 +7,7 @@
 //
 // One queue, 128 deep, copy mode. Prints the device's path when it can be used, and removes the
 // device at SIGINT or SIGTERM.
+#include <sched.h>
 #include <ublk/control.h>
 #include <ublk/device.h>
 
@@ -69,6 +70,8 @@ int main(int argc, char** argv) {
   }
   try {
     const StopSignals signals;
+    const sched_param unused{};
+    sched_setscheduler(0, SCHED_BATCH, &unused);  // as the runner's queue threads have it
     NullBackend backend;
     ublk::Control control;
     ublk::Device device(control,

@@ -29,7 +29,7 @@ def devices_16(effort):
     servers += [one_kublk(theirs, count=16), one_kublk(theirs_batch, "-b", count=16)]
     # What both gain or lose if each CPU has a queue of its own: our threads stay as many.
     queue_a_cpu = "16 null devices, a queue a CPU"
-    servers += [null_devices(queue_a_cpu, 16, {"queues": 0}, memory),
+    servers += [null_devices(queue_a_cpu, 16, {"queues": os.cpu_count()}, memory),
                 one_kublk("16 kublk, a queue a CPU", "-q", str(os.cpu_count()), count=16)]
     if effort.quick:
         servers = [servers[0], servers[4]]
@@ -56,7 +56,7 @@ def queues(effort):
     reports = []
     for count in effort.some([count for count in (1, 2, 4, 8, 16) if count <= os.cpu_count()]):
         servers = [
-            Runner(OURS, {"null": {**SECTION, "queues": count}}, x=count),
+            Runner(OURS, {"null": {**SECTION, "queues": count}}, {"io_threads": count}, x=count),
             one_kublk(THEIRS, "-q", str(count), x=count),
         ]
         loads = [effort.load("randread", "4k", 32, jobs=count)]

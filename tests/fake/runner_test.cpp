@@ -111,6 +111,12 @@ TEST_F(RunnerTest, AutomaticQueuesFollowTheThreadsUpToFour) {
   }
 }
 
+TEST(QueueThreadsTest, HalfTheCpusByDefault) {
+  for (const auto& [cpus, threads] :
+       {std::pair(1u, 1u), {2u, 1u}, {3u, 1u}, {4u, 2u}, {32u, 16u}, {256u, 16u}})
+    EXPECT_EQ(ublk_runner::QueueThreads::automatic(cpus), threads) << cpus;
+}
+
 TEST_F(RunnerTest, AModeThatTheKernelLacksIsAnErrorOrLeftOut) {
   use({.features = kLinux7_2 & ~ublk::abi::kFlagUserCopy});
   add("forced", "memory", {{"size", "8M"}}).buffer = BufferOption::kUserCopy;

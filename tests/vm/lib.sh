@@ -117,10 +117,18 @@ runner_log=$RESULT_DIR/runner.log
 # start_runner CONFIG [NAME...]: returns once every /dev/ublk/NAME is a block
 # device; fails at once, with the log, when the runner ends before. Sets
 # runner_pid. RUNNER, HANDLER_DIR and the array RUNNER_ARGS change the command
-# line, RUNNER_START_SECONDS the patience.
+# line, RUNNER_START_SECONDS the patience. Where CONFIG does not say io_threads there
+# is one for each CPU, not the default half of that: two are needed to see that
+# queues don't disturb each other.
 start_runner() {
     local config=$1 name deadline=$((SECONDS + ${RUNNER_START_SECONDS-30}))
     shift
+    mkdir -p "$config.d"
+    if grep -qs '^io_threads' "$config"; then
+        rm -f "$config.d/threads.conf"
+    else
+        printf '[runner]\nio_threads = %d\n' "$(nproc)" >"$config.d/threads.conf"
+    fi
     echo "--- runner started at $(date +%T) ---" >>"$runner_log"
     start_background "$runner_log" "${RUNNER-$BUILD_DIR/runner/ublk-runner}" --foreground \
         --config "$config" --handler-dir "${HANDLER_DIR-$BUILD_DIR/handlers}" \
