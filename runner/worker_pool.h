@@ -43,8 +43,8 @@
 //
 // Neither these threads nor the queue threads that feed them take a CPU from a thread that runs
 // (batch_scheduling.h): a queue thread that interrupted a worker for each request that comes would
-// pass on one at a time, and half of all time would go into switching. A thread
-// that is bound to the queue thread's CPU so runs when that one sleeps, or its time is over.
+// pass on one at a time, and half of all time would go into switching. So a thread that is bound to
+// the queue thread's CPU runs when that one sleeps, or when its time is over.
 //
 // The average can be wrong: the item that was to be short hangs. So while items wait for a thread
 // that is busy, one idle thread watches: it looks at the running items, every kWatchInterval at

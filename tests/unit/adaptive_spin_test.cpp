@@ -2,6 +2,13 @@
 #include "adaptive_spin.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
+
+#include <atomic>
+#include <semaphore>
+#include <thread>
+
+#include "batch_scheduling.h"
 
 namespace ublk_runner {
 namespace {
@@ -58,6 +65,44 @@ TEST(AdaptiveSpin, OneSuccessMakesItHopefulAgain) {
   while (!looks(spin, true)) continue;
   EXPECT_TRUE(looks(spin, false));
   EXPECT_EQ(skipped_after_failure(spin), 16U);
+}
+
+// The calling thread, and those that it makes, have this CPU only.
+void stay_on(int cpu) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  CPU_SET(cpu, &cpus);
+  ASSERT_EQ(sched_setaffinity(0, sizeof(cpus), &cpus), 0);
+}
+
+// A worker with SCHED_BATCH can't take the CPU: unless the one that waits gives it, it looks tens
+// of thousands of times before its time is over.
+TEST(AdaptiveSpin, WhoIsWaitedForGetsTheCpu) {
+  constexpr unsigned kRounds = 50;
+  constexpr unsigned kLooksBound = 1000;  // a round
+  uint64_t looks = 0;
+  std::thread([&looks] {
+    ASSERT_NO_FATAL_FAILURE(stay_on(sched_getcpu()));
+    schedule_as_batch();
+    std::binary_semaphore asked(0);
+    std::atomic<unsigned> answered = 0;
+    std::thread worker([&] {
+      for (unsigned i = 1; i <= kRounds; ++i) {
+        asked.acquire();
+        answered = i;
+      }
+    });
+    AdaptiveSpin spin(std::chrono::seconds(10));
+    for (unsigned i = 1; i <= kRounds; ++i) {
+      asked.release();
+      EXPECT_TRUE(spin.wait([&] {
+        ++looks;
+        return answered == i;
+      })) << i;
+    }
+    worker.join();
+  }).join();
+  EXPECT_LE(looks, kRounds * kLooksBound);
 }
 
 }  // namespace

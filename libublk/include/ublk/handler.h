@@ -42,8 +42,9 @@
  * that is none of the queues'. queue_open, queue_close, cancel, events and
  * timers run on the queue's own thread, and so does submit, unless the model is
  * UBLK_MODEL_WORKERS: then it runs on worker threads, several at a time, also
- * for one queue. Two queues of one instance may be on different threads. What
- * threads these make inherit SCHED_BATCH, sched(7); those of open don't.
+ * for one queue. Two queues of one instance may be on different threads.
+ * Threads that are made in calls of a queue or by a worker inherit SCHED_BATCH,
+ * sched(7); those that open makes don't.
  *
  * Compatibility: this header describes ABI version 1. Structures only ever
  * grow at their end, and every structure that crosses the border carries its
