@@ -34,9 +34,12 @@ class AdaptiveSpin {
     const Clock::time_point end = Clock::now() + limit_;
     ++tried_;
     while (!over()) {
-      // Who is to bring it may wait for just this CPU, and can't take it (batch_scheduling.h).
-      sched_yield();
-      if (Clock::now() < end) continue;
+      if (Clock::now() < end) {
+        // Who is to bring it may wait for just this CPU, and can't take it (batch_scheduling.h).
+        // However long that takes, it is looked at once more.
+        sched_yield();
+        continue;
+      }
       ++failed_;
       skip_ = next_skip_;
       next_skip_ = std::min(2 * next_skip_, kMaxSkip);
