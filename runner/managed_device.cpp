@@ -26,9 +26,7 @@ constexpr const char* kStateNames[] = {"new",  "opening",  "adding", "starting",
 }  // namespace
 
 ManagedDevice::ManagedDevice(DeviceServices& services, DeviceConfig config, bool configured)
-    : services_(services), config_(std::move(config)), configured_(configured) {
-  choose_queues(config_);
-}
+    : services_(services), config_(std::move(config)), configured_(configured) {}
 
 const char* ManagedDevice::state_name() const { return kStateNames[static_cast<size_t>(state_)]; }
 

@@ -190,7 +190,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
 
   // managed_device_start.cpp: up.
   void refuse_second() const;
-  void choose_queues(DeviceConfig& config) const;
+  uint32_t wanted_queues(const DeviceConfig& config) const;
   void check_queues(const ublk_geometry& geometry) const;
   Task<> add();
   Task<> add_with_free_id(ublk::abi::DevInfo wanted);

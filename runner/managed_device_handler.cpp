@@ -56,6 +56,7 @@ std::shared_ptr<HandlerInstance> open_instance(std::shared_ptr<HandlerLibrary> l
 Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
     DeviceConfig config, std::shared_ptr<HandlerLibrary> library, bool recovering) {
   const MainContext context = services_.context;
+  config.queues = wanted_queues(config);
   OpenHandler handler;
   const auto on_size_changed = [context, device = weak_from_this()] {
     context.post([device] {
@@ -347,7 +348,6 @@ void ManagedDevice::keep_held(const std::string& cause) {
 
 Task<> ManagedDevice::restart(DeviceConfig config) {
   const auto permit = co_await operations_.acquire();
-  choose_queues(config);
   if (!is_up()) throw std::runtime_error(std::string("it is ") + state_name());
   if (is_volatile_)
     throw std::runtime_error("its data would be lost: handler " + config_.handler +

@@ -73,10 +73,11 @@ void ManagedDevice::refuse_second() const {
                            "has written it, or remove it once nobody uses that device");
 }
 
-void ManagedDevice::choose_queues(DeviceConfig& config) const {
+uint32_t ManagedDevice::wanted_queues(const DeviceConfig& config) const {
   // Each costs memory, and slots of its thread's ring, whether it is used or not.
   constexpr unsigned kMaxAutomaticQueues = 4;
-  if (config.queues == 0) config.queues = std::min(services_.threads.count(), kMaxAutomaticQueues);
+  return config.queues != 0 ? config.queues
+                            : std::min(services_.threads.count(), kMaxAutomaticQueues);
 }
 
 // Of a handler for a device that the kernel has already, with its queues.
@@ -89,9 +90,10 @@ void ManagedDevice::check_queues(const ublk_geometry& geometry) const {
 
 Task<> ManagedDevice::add() {
   enter(State::kAdding);
+  const uint32_t queues = wanted_queues(config_);
   abi::DevInfo wanted{};
-  wanted.nr_hw_queues = static_cast<uint16_t>(
-      max_queues_ != 0 ? std::min(config_.queues, max_queues_) : config_.queues);
+  wanted.nr_hw_queues =
+      static_cast<uint16_t>(max_queues_ != 0 ? std::min(queues, max_queues_) : queues);
   wanted.queue_depth = static_cast<uint16_t>(config_.queue_depth);
   wanted.max_io_buf_bytes = params_.basic.max_sectors * abi::kSectorSize;
   choose_buffers(wanted);
@@ -99,10 +101,9 @@ Task<> ManagedDevice::add() {
   if (services_.state != nullptr) cookie_ = make_cookie();
   wanted.ublksrv_flags = cookie_;
   co_await add_with_free_id(wanted);
-  if (info_.nr_hw_queues < config_.queues)
+  if (info_.nr_hw_queues < queues)
     log(LogLevel::kInfo, name(), "%u queues instead of %u, the limit of %s", info_.nr_hw_queues,
-        config_.queues,
-        wanted.nr_hw_queues < config_.queues ? config_.handler.c_str() : "the CPUs");
+        queues, wanted.nr_hw_queues < queues ? config_.handler.c_str() : "the CPUs");
   co_await services_.commands.run(ublk::Command::set_params(info_.dev_id, params_));
   node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
 }
