@@ -76,6 +76,10 @@ struct DeviceConfig {
   Location handler_location;                // of the key "handler"
 };
 
+// What a reload does with devices whose options have changed. The words of the key
+// "changed_devices", in their order.
+enum class ChangedDevices : uint8_t { kRestart, kRefuse };
+
 struct Config {
   uint32_t io_threads = 0;                     // 0: automatic
   uint32_t spin = 0;                           // microseconds
@@ -83,8 +87,8 @@ struct Config {
   LogLevel log_level = LogLevel::kInfo;
   uint64_t buffer_memory = 512 << 20;  // bytes
   bool watch = true;                   // take in changed files by itself
-  bool restart_changed = true;         // reopen the handler of a device whose options have changed
-  bool lock_memory = true;             // mlockall()
+  ChangedDevices changed_devices = ChangedDevices::kRestart;
+  bool lock_memory = true;  // mlockall()
   bool statistics = false;
   std::string statistics_file;  // absolute; empty: none
   std::chrono::seconds statistics_interval{15};
@@ -126,7 +130,8 @@ DeviceConfig device_from_settings(const std::string& name,
 
 // The keys of [runner], and those of [device NAME] that are the runner's own, as tables like those
 // that handlers have, so the same rules hold. The man page and the sample file follow from them. A
-// device gets the handler's options beside them, which therefore have other names.
+// device gets the handler's options beside them, which therefore have other names. More of each key
+// is in config_keys.h.
 std::span<const ublk_option> runner_keys();
 std::span<const ublk_option> device_keys();
 

@@ -2,87 +2,46 @@
 //
 // From the devices that there are to those that a configuration asks for.
 #include <algorithm>
-#include <array>
-#include <optional>
 #include <set>
-#include <span>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <utility>
 
+#include "config_keys.h"
 #include "log.h"
-#include "option_value.h"
 #include "runner.h"
 
 namespace ublk_runner {
 
 namespace {
 
-// Keys that the kernel takes when it makes a device, and never again.
-constexpr std::array<std::string_view, 9> kFixedKeys = {"batch_io",    "buffer",      "handler",
-                                                        "max_io_size", "queue_depth", "queues",
-                                                        "read_only",   "recovery",    "zero_copy"};
+// The keys whose values differ.
+struct Difference {
+  std::set<std::string> taken_in;
+  std::set<std::string> refused;
+};
 
-bool is_fixed(const std::string& key) {
-  return std::find(kFixedKeys.begin(), kFixedKeys.end(), key) != kFixedKeys.end();
+template <class Target>
+Difference difference(const Target& a, const Target& b) {
+  Difference keys;
+  for (const Key<Target>& key : keys_of<Target>())
+    if (!key.is_same(a, b))
+      (key.reload == Reload::kTakesIn ? keys.taken_in : keys.refused).insert(key.option.name);
+  return keys;
 }
 
-// The text of a key; of one that the device doesn't have the default, if the key is the runner's
-// own.
-std::optional<std::string> text_of(const DeviceConfig& device, const std::string& key,
-                                   const ublk_option* own) {
-  if (const auto set = device.settings.find(key); set != device.settings.end())
-    return set->second.value;
-  if (own == nullptr || own->default_value == nullptr) return std::nullopt;
-  return own->default_value;
-}
-
-// "1M" is "1024K", and a default that only one has written out is the same, too. What a handler's
-// options mean is known to the handler alone.
-bool have_same(const DeviceConfig& a, const DeviceConfig& b, const std::string& key) {
-  const std::span<const ublk_option> keys = device_keys();
-  const auto found = std::ranges::find_if(keys, [&](const auto& k) { return key == k.name; });
-  const ublk_option* own = found == keys.end() ? nullptr : &*found;
-  const std::optional<std::string> left = text_of(a, key, own);
-  const std::optional<std::string> right = text_of(b, key, own);
-  if (own == nullptr || !left || !right || own->type == UBLK_OPTION_STRING) return left == right;
-  const ublk_option_value one = parse_option_value(*own, *left);
-  const ublk_option_value other = parse_option_value(*own, *right);
-  return one.number == other.number && one.boolean == other.boolean;
-}
-
-std::set<std::string> different_keys(const DeviceConfig& a, const DeviceConfig& b) {
-  std::set<std::string> keys;
+// With the handler's options. What they mean is known to the handler alone: their texts count.
+Difference device_difference(const DeviceConfig& a, const DeviceConfig& b) {
+  Difference keys = difference(a, b);
   const auto compare = [&keys](const DeviceConfig& one, const DeviceConfig& other) {
-    for (const auto& [key, setting] : one.settings)
-      if (!have_same(one, other, key)) keys.insert(key);
+    for (const auto& [key, setting] : one.options) {
+      const auto found = other.options.find(key);
+      if (found == other.options.end() || found->second.value != setting.value)
+        keys.taken_in.insert(key);
+    }
   };
   compare(a, b);
   compare(b, a);
-  return keys;
-}
-
-// Keys of [runner] that only a start takes in.
-std::set<std::string> different_fixed_keys(const Config& a, const Config& b) {
-  std::set<std::string> keys;
-  if (a.io_threads != b.io_threads) keys.insert("io_threads");
-  if (a.spin != b.spin) keys.insert("spin");
-  if (a.handler_dir != b.handler_dir) keys.insert("handler_dir");
-  if (a.buffer_memory != b.buffer_memory) keys.insert("buffer_memory");
-  if (a.lock_memory != b.lock_memory) keys.insert("lock_memory");
-  return keys;
-}
-
-// And those that a reload takes in.
-std::set<std::string> different_live_keys(const Config& a, const Config& b) {
-  std::set<std::string> keys;
-  if (a.log_level != b.log_level) keys.insert("log_level");
-  if (a.watch != b.watch) keys.insert("watch");
-  if (a.restart_changed != b.restart_changed) keys.insert("changed_devices");
-  if (a.statistics != b.statistics) keys.insert("statistics");
-  if (a.statistics_file != b.statistics_file) keys.insert("statistics_file");
-  if (a.statistics_interval != b.statistics_interval) keys.insert("statistics_interval");
   return keys;
 }
 
@@ -103,15 +62,14 @@ std::string to_string(const Change& change) {
 
 std::vector<Change> Runner::changes(const Config& config) const {
   std::vector<Change> changes;
-  const std::set<std::string> fixed_of_runner = different_fixed_keys(settings_, config);
-  if (!fixed_of_runner.empty())
-    changes.push_back({Change::Kind::kRefuse,
-                       "[runner]",
-                       join(fixed_of_runner) + " is taken in when the runner is started again",
-                       {}});
-  const std::set<std::string> live_of_runner = different_live_keys(settings_, config);
-  if (!live_of_runner.empty())
-    changes.push_back({Change::Kind::kSet, "[runner]", join(live_of_runner), {}});
+  const auto refuse = [&changes](const std::string& device, const std::string& why) {
+    changes.push_back({Change::Kind::kRefuse, device, why, {}});
+  };
+  const Difference of_runner = difference(settings_, config);
+  if (!of_runner.refused.empty())
+    refuse("[runner]", join(of_runner.refused) + " is taken in when the runner is started again");
+  if (!of_runner.taken_in.empty())
+    changes.push_back({Change::Kind::kSet, "[runner]", join(of_runner.taken_in), {}});
   for (const auto& device : devices_) {
     const bool wanted = std::any_of(config.devices.begin(), config.devices.end(),
                                     [&](const auto& d) { return d.name == device->name(); });
@@ -124,35 +82,23 @@ std::vector<Change> Runner::changes(const Config& config) const {
       changes.push_back({Change::Kind::kAdd, wanted.name, "", wanted});
       continue;
     }
-    const std::set<std::string> keys = different_keys(device->config(), wanted);
-    if (keys.empty()) continue;
-    std::set<std::string> fixed;
-    for (const std::string& key : keys)
-      if (is_fixed(key)) fixed.insert(key);
-    if (!fixed.empty())
-      changes.push_back({Change::Kind::kRefuse,
-                         wanted.name,
-                         join(fixed) + " can't change while the device lives: remove it first",
-                         {}});
-    else if (!config.restart_changed)
-      changes.push_back({Change::Kind::kRefuse,
-                         wanted.name,
-                         join(keys) + " would need a restart, and changed_devices = refuse",
-                         {}});
-    else
-      changes.push_back({Change::Kind::kRestart, wanted.name, join(keys), wanted});
+    const Difference keys = device_difference(device->config(), wanted);
+    if (!keys.refused.empty())
+      refuse(wanted.name,
+             join(keys.refused) + " can't change while the device lives: remove it first");
+    else if (!keys.taken_in.empty() && config.changed_devices == ChangedDevices::kRefuse)
+      refuse(wanted.name,
+             join(keys.taken_in) + " would need a restart, and changed_devices = refuse");
+    else if (!keys.taken_in.empty())
+      changes.push_back({Change::Kind::kRestart, wanted.name, join(keys.taken_in), wanted});
   }
   return changes;
 }
 
 // They are in force by now: see Reloader::Events::has_read.
 void Runner::take_live_settings(const Config& config) {
-  settings_.log_level = config.log_level;
-  settings_.watch = config.watch;
-  settings_.restart_changed = config.restart_changed;
-  settings_.statistics = config.statistics;
-  settings_.statistics_file = config.statistics_file;
-  settings_.statistics_interval = config.statistics_interval;
+  for (const Key<Config>& key : keys_of<Config>())
+    if (key.reload == Reload::kTakesIn) key.copy(settings_, config);
 }
 
 Task<> Runner::apply_change(Change change) {
