@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "config.h"
+#include "config_keys.h"
 #include "option_value.h"
 #include "test_data.h"
 
@@ -160,6 +160,46 @@ TEST_P(KeyDocs, PageHasEachKeyWithDefaultAndRange) {
     }
   }
   EXPECT_EQ(names, table);
+}
+
+// The words of the lines ".Cm A , B" between two others.
+std::set<std::string> words_between(const std::string& text, const std::string& begin,
+                                    const std::string& end) {
+  std::set<std::string> words;
+  const size_t from = text.find(begin);
+  for (const std::string& line : lines_of(text.substr(from, text.find(end, from) - from))) {
+    std::istringstream in(line);
+    std::string word;
+    if (in >> word && word == ".Cm")
+      while (in >> word)
+        if (word != ",") words.insert(word);
+  }
+  return words;
+}
+
+template <class Target>
+std::set<std::string> refused_keys() {
+  std::set<std::string> names;
+  for (const Key<Target>& key : keys_of<Target>())
+    if (key.reload == Reload::kRefuses) names.insert(key.option.name);
+  return names;
+}
+
+TEST(ConfigPage, TellsWhatAReloadRefuses) {
+  const std::string text = page("ublk-runner.conf.5");
+  EXPECT_EQ(words_between(text, "those of", "wait for its next start"), refused_keys<Config>());
+  EXPECT_EQ(words_between(text, "Keys that the kernel takes only", "are always refused"),
+            refused_keys<DeviceConfig>());
+}
+
+TEST(HandlerHeader, HasTheNamesThatOptionsCannotHave) {
+  const std::string text = text_of(UBLK_SOURCE_DIR "/libublk/include/ublk/handler.h");
+  const std::string begin = "are the runner's own and can't be used:";
+  const size_t from = text.find(begin) + begin.size();
+  std::set<std::string> keys;
+  for (const ublk_option& key : device_keys()) keys.insert(key.name);
+  EXPECT_EQ(all_matches(text.substr(from, text.find("and all", from) - from), std::regex("(\\w+)")),
+            keys);
 }
 
 TEST(CtlCompletion, OffersTheKeysOfDevices) {
