@@ -29,27 +29,11 @@
 #include <string>
 #include <vector>
 
+#include "handler_library.h"
+
 namespace test {
 
 using Bytes = std::vector<std::byte>;
-using Options = std::map<std::string, std::string>;
-
-// A handler_NAME.so of the build, or of the folder in $UBLK_TEST_HANDLER_DIR. Throws
-// std::runtime_error if it can't be loaded or its table is malformed.
-class HandlerLibrary {
- public:
-  explicit HandlerLibrary(const std::string& name);
-  ~HandlerLibrary();
-  HandlerLibrary(const HandlerLibrary&) = delete;
-  HandlerLibrary& operator=(const HandlerLibrary&) = delete;
-
-  const ublk_handler& table() const { return *table_; }
-  static std::string path(const std::string& name);
-
- private:
-  void* library_;
-  const ublk_handler* table_;
-};
 
 // A callback failed: what() is the text for the user, error the positive errno.
 struct HandlerError : std::runtime_error {
