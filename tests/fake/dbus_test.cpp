@@ -1,147 +1,21 @@
 // SPDX-License-Identifier: MIT
-// The runner as clients of its socket see and drive it, on the in-process driver.
+// The runner as clients of its socket see and drive it, and who may be one.
 #include <ctl/runner_client.h>
-#include <ctl/statistics_sample.h>
-#include <dbus_server.h>
 #include <gio/gio.h>
-#include <reload.h>
-#include <runner.h>
-#include <statistics_file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <atomic>
-#include <exception>
-#include <filesystem>
-#include <fstream>
-#include <functional>
-#include <iterator>
-#include <map>
-#include <memory>
-#include <optional>
 #include <string>
-#include <thread>
+#include <vector>
 
-#include "fixture.h"
+#include "dbus_fixture.h"
 #include "random_io.h"
-#include "support/test_data.h"
 
 namespace fake {
 namespace {
-
-using ublk_ctl::Call;
-using ublk_ctl::CommandError;
-using ublk_ctl::ExitStatus;
-using ublk_ctl::Json;
-using ublk_ctl::RunnerClient;
-using ublk_runner::Reloader;
-using ublk_runner::Runner;
-
-using Settings = std::map<std::string, std::string>;
-
-class DbusTest : public FakeTest {
- protected:
-  void SetUp() override {
-    FakeTest::SetUp();
-    if (IsSkipped()) return;
-    write_config("[device first]\nhandler = null\nsize = 8M\n");
-    start();
-  }
-  void TearDown() override {
-    if (runner_) stop();
-    FakeTest::TearDown();
-  }
-
-  void write_config(const std::string& devices) {
-    std::ofstream(config()) << "[runner]\nbuffer_memory = 64M\n" << devices;
-  }
-  std::string config() const { return dir_ + "/conf"; }
-  std::string config_dir() const { return config() + ".d"; }
-  std::string socket() const { return dir_ + "/bus"; }
-
-  void start() {
-    ublk_runner::RunnerOptions options;
-    options.handler_dir = UBLK_TEST_HANDLERS;
-    options.link_dir = dir_ + "/ublk";
-    options.driver = &driver();
-    runner_.emplace(options);
-    reloader_.emplace(*runner_, config(), UBLK_TEST_HANDLERS);
-    bool done = false;
-    ublk_runner::Config loaded = ublk_runner::load_config(config());
-    loaded.handler_dir = UBLK_TEST_HANDLERS;
-    runner_->start(loaded, [&](ublk_runner::StartSummary) { done = true; });
-    while (!done) g_main_context_iteration(nullptr, TRUE);
-    server_.emplace(*runner_, *reloader_, config(), socket(), false);
-  }
-
-  void stop() {
-    bool done = false;
-    runner_->stop([&] { done = true; });
-    while (!done) g_main_context_iteration(nullptr, TRUE);
-    server_.reset();
-    while (g_main_context_iteration(nullptr, FALSE)) {
-    }
-    reloader_.reset();
-    runner_.reset();
-  }
-
-  // Runs `client` on a thread of its own while this one is the control thread.
-  static void run_client(const std::function<void()>& client) {
-    std::atomic<bool> done{false};
-    std::exception_ptr failure;
-    std::thread thread([&] {
-      try {
-        client();
-      } catch (...) {
-        failure = std::current_exception();
-      }
-      done = true;
-      g_main_context_wakeup(nullptr);
-    });
-    while (!done) g_main_context_iteration(nullptr, TRUE);
-    thread.join();
-    if (failure) std::rethrow_exception(failure);
-  }
-
-  Call call() const {
-    Call call;
-    call.options["socket"] = socket();
-    return call;
-  }
-  void with_client(const std::function<void(RunnerClient&)>& client) {
-    run_client([&] {
-      RunnerClient connected(call());
-      client(connected);
-    });
-  }
-
-  static CommandError error_of(const std::function<void()>& client) {
-    try {
-      client();
-    } catch (const CommandError& e) {
-      return e;
-    }
-    ADD_FAILURE() << "no error";
-    return {ublk_ctl::kExitOk, ""};
-  }
-
-  Settings file_settings(const std::string& name) const {
-    return {{"handler", "file"},
-            {"path", dir_ + '/' + name},
-            {"size", "8M"},
-            {"create", "true"},
-            {"queue_depth", "32"}};
-  }
-
-  const test::TempDir folder_;
-  const std::string dir_ = folder_.path();
-  std::optional<Runner> runner_;
-  std::optional<Reloader> reloader_;
-  std::optional<ublk_runner::DbusServer> server_;
-};
 
 TEST_F(DbusTest, TellsWhatTheRunnerAndItsDevicesAre) {
   with_client([this](RunnerClient& client) {
@@ -186,57 +60,6 @@ TEST_F(DbusTest, AddedDeviceIsServedRestartedAndRemoved) {
   EXPECT_EQ(driver().nr_devices(), 1u);
 }
 
-TEST_F(DbusTest, StatisticsAreThoseOfTheDevice) {
-  std::vector<std::byte> data(4096);
-  const auto disk = driver().disk(0);
-  const auto reads = [this] {
-    uint64_t count = 0;
-    with_client(
-        [&](RunnerClient& client) { count = client.statistics("first").operations[0].requests; });
-    return count;
-  };
-  EXPECT_EQ(disk->read(0, 8, data.data()), 0);
-  EXPECT_EQ(reads(), 0u) << "they are off";
-  runner_->use_statistics(true);
-  reads();
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(disk->read(0, 8, data.data()), 0);
-  EXPECT_EQ(disk->read(0, 8, data.data()), 0);
-  with_client([this](RunnerClient& client) {
-    const ublk_ctl::Sample sample = ublk_ctl::take_sample(client, {});
-    ASSERT_EQ(sample.devices.size(), 1u);
-    const auto& first = sample.devices.at("first");
-    EXPECT_TRUE(first.enabled);
-    EXPECT_EQ(first.operations[0].requests, 4u);
-    EXPECT_EQ(first.operations[0].bytes, 4 * 4096u);
-    EXPECT_EQ(first.operations[0].stages[0].count(), 4u);
-    EXPECT_EQ(first.slowest.size(), 4u);
-    EXPECT_EQ(error_of([&] { ublk_ctl::take_sample(client, {"none"}); }).status(),
-              ublk_ctl::kExitNotFound);
-  });
-}
-
-// What the runner itself writes for a collector.
-TEST_F(DbusTest, StatisticsFileIsReplacedAsAWhole) {
-  runner_->use_statistics(true);
-  const std::string path = dir_ + "/ublk.prom";
-  std::optional<ublk_runner::StatisticsFile> file;
-  file.emplace(*runner_, path, std::chrono::seconds(1));
-  ino_t first = 0;
-  const auto number = [&path] {
-    struct stat status {};
-    return stat(path.c_str(), &status) == 0 ? status.st_ino : 0;
-  };
-  while ((first = number()) == 0) g_main_context_iteration(nullptr, TRUE);
-  while (number() == first) g_main_context_iteration(nullptr, TRUE);
-  file.reset();
-  std::ifstream in(path);
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  EXPECT_TRUE(text.starts_with("# HELP ublk_requests_total "));
-  EXPECT_NE(text.find("ublk_requests_total{device=\"first\",operation=\"read\"} "),
-            std::string::npos);
-  EXPECT_EQ(text.back(), '\n');
-}
-
 TEST_F(DbusTest, RefusalsSayWhyAndOfWhatKind) {
   with_client([this](RunnerClient& client) {
     const auto add = [&](const std::string& name, const Settings& settings) {
@@ -268,124 +91,6 @@ TEST_F(DbusTest, SecretsAreNotShown) {
     EXPECT_EQ(device["hidden_options"], Json::array({"token"}));
     EXPECT_EQ(device.dump().find("s3cret"), std::string::npos);
     client.remove("safe", true, false);
-  });
-}
-
-TEST_F(DbusTest, PersistentDeviceIsInTheConfiguration) {
-  with_client([this](RunnerClient& client) {
-    client.add("kept", {{"handler", "null"}, {"size", "1M"}}, true);
-    EXPECT_EQ(client.device("kept")["configured"], true);
-    // What has failed leaves nothing, and what is there is not replaced.
-    error_of([&] { client.add("bad", {{"handler", "null"}, {"no_such", "1"}}, true); });
-    client.remove("kept", true, false);
-    const CommandError again = error_of([&] {
-      client.add("kept", {{"handler", "null"}, {"size", "2M"}}, true);
-    });
-    EXPECT_NE(std::string(again.what()).find("conf.d/kept.conf:1"), std::string::npos);
-  });
-  const auto all = std::filesystem::directory_iterator(config() + ".d");
-  EXPECT_EQ(std::distance(begin(all), end(all)), 1);
-  struct stat status {};
-  ASSERT_EQ(stat((config() + ".d/kept.conf").c_str(), &status), 0);
-  EXPECT_EQ(status.st_mode & 0777, 0600u);
-  const ublk_runner::Config config = ublk_runner::load_config(this->config());
-  ASSERT_EQ(config.devices.size(), 2u);
-  EXPECT_EQ(config.devices[1].options.at("size").value, "1M");
-}
-
-TEST_F(DbusTest, PersistentDeviceIsRemovedFromTheConfigurationToo) {
-  with_client([](RunnerClient& client) {
-    EXPECT_NE(error_of([&] { client.remove("first", true, true); }).status(), 0);
-    EXPECT_EQ(client.devices().size(), 1u) << "it is in the file of others";
-    client.add("kept", {{"handler", "null"}, {"size", "1M"}}, true);
-    client.remove("kept", true, true);
-    EXPECT_EQ(client.devices().size(), 1u);
-  });
-  EXPECT_FALSE(std::filesystem::exists(config() + ".d/kept.conf"));
-}
-
-// They would write the same file.
-TEST_F(DbusTest, OfTwoPersistentDevicesOfOneNameThereIsOne) {
-  for (int round = 0; round < 20; ++round) {
-    std::atomic<int> added{0};
-    run_client([&] {
-      const auto add = [&](const char* size) {
-        try {
-          RunnerClient(call()).add("kept", {{"handler", "null"}, {"size", size}}, true);
-          ++added;
-        } catch (const CommandError& e) {
-          EXPECT_EQ(e.status(), ublk_ctl::kExitFailed) << e.what();
-        }
-      };
-      std::thread other(add, "1M");
-      add("2M");
-      other.join();
-    });
-    EXPECT_EQ(added, 1);
-    const ublk_runner::Config config = ublk_runner::load_config(this->config());
-    ASSERT_EQ(config.devices.size(), 2u);
-    with_client([&](RunnerClient& client) {
-      EXPECT_EQ(client.device("kept")["options"]["size"],
-                config.devices[1].settings.at("size").value);
-      client.remove("kept", true, true);
-    });
-    ASSERT_TRUE(std::filesystem::is_empty(config_dir()));
-    if (HasFailure()) return;
-  }
-}
-
-TEST_F(DbusTest, ADeviceThatIsNotPersistentIsNoneThatIsMissing) {
-  with_client([this](RunnerClient& client) {
-    const auto remove = [&] { return error_of([&] { client.remove("first", true, true); }); };
-    EXPECT_EQ(remove().status(), ublk_ctl::kExitFailed);
-    EXPECT_EQ(remove().what(), "first is not persistent: " + config_dir() +
-                                   "/first.conf: No such file or directory");
-    EXPECT_EQ(client.devices().size(), 1u);
-  });
-}
-
-TEST_F(DbusTest, ReloadDoesWhatTheDryRunSays) {
-  write_config(
-      "[device second]\nhandler = null\nsize = 1M\n"
-      "[device first]\nhandler = null\nsize = 8M\nqueue_depth = 4\n");
-  with_client([](RunnerClient& client) {
-    const RunnerClient::Applied dry = client.reload(true);
-    ASSERT_EQ(dry.done.size(), 2u);
-    EXPECT_EQ(dry.done[0], "add second");
-    EXPECT_EQ(dry.done[1],
-              "refuse first: queue_depth can't change while the device lives: remove it first");
-    EXPECT_TRUE(dry.failed.empty());
-    EXPECT_EQ(client.devices().size(), 1u);
-    const RunnerClient::Applied applied = client.reload(false);
-    EXPECT_EQ(applied.done, std::vector<std::string>{dry.done[0]});
-    EXPECT_EQ(applied.failed, std::vector<std::string>{dry.done[1]});
-    EXPECT_EQ(client.devices().size(), 2u);
-  });
-  write_config("[device third]\nhandler = null\n[device fourth]\nhandler = null\nsize = x\n");
-  with_client([this](RunnerClient& client) {
-    const CommandError broken = error_of([&] { client.reload(false); });
-    EXPECT_TRUE(std::string(broken.what()).starts_with(config() + ":7: size: expected"))
-        << broken.what();
-    EXPECT_EQ(client.devices().size(), 2u);
-  });
-  EXPECT_TRUE(reloader_->config_has_errors());
-  write_config("[device third]\nhandler = null\nsize = 1M\n");
-  with_client([](RunnerClient& client) { client.reload(false); });
-  EXPECT_FALSE(reloader_->config_has_errors());
-}
-
-TEST_F(DbusTest, WhatSaysTheSameIsNoChange) {
-  write_config(
-      "[device first]\nhandler = null\nsize = 8M\nqueues = 1\nqueue_depth = 128\n"
-      "max_io_size = 524288\nread_only = no\nbuffer = auto\nrecovery = reissue\n");
-  with_client([](RunnerClient& client) {
-    EXPECT_EQ(client.reload(true).done, std::vector<std::string>());
-  });
-  write_config("[device first]\nhandler = null\nsize = 8M\nread_only = yes\n");
-  with_client([](RunnerClient& client) {
-    EXPECT_EQ(client.reload(true).done,
-              std::vector<std::string>{
-                  "refuse first: read_only can't change while the device lives: remove it first"});
   });
 }
 
