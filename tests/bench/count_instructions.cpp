@@ -147,9 +147,12 @@ void run(const std::string& handler_dir, uint64_t reads, unsigned depth, const C
   while (!done) g_main_context_iteration(nullptr, TRUE);
   if (!summary.failed.empty()) throw std::runtime_error(summary.failed.front().cause);
 
-  Reads io(driver.disk(0), reads);
-  io.start(depth);
-  const bool good = io.wait();
+  bool good = false;
+  {  // The device can't go while this has its disk open.
+    Reads io(driver.disk(0), reads);
+    io.start(depth);
+    good = io.wait();
+  }
 
   done = false;
   runner.stop([&] { done = true; });
