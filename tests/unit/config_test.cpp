@@ -65,42 +65,6 @@ TEST(Config, ReadsEachKey) {
   EXPECT_EQ(device.options.at("path").location.line, 18);
 }
 
-// The structures are also filled in by hand, and then must mean the same.
-TEST(Config, StructuresHaveTheDefaultsOfTheTables) {
-  const Config read = ConfigFiles(Files{{"conf", "[device a]\nhandler = null\n"}}).load();
-  const DeviceConfig by_hand;
-  const DeviceConfig& device = read.devices.at(0);
-  for (const ublk_option& key : device_keys()) {
-    if (key.default_value == nullptr) continue;
-    const ConfigFiles explicit_default(
-        Files{{"conf", "[device a]\nhandler = null\n" + std::string(key.name) + " = " +
-                           key.default_value + '\n'}});
-    const DeviceConfig said = explicit_default.load().devices.at(0);
-    EXPECT_EQ(said.queues, device.queues) << key.name;
-    EXPECT_EQ(said.queue_depth, device.queue_depth) << key.name;
-    EXPECT_EQ(said.max_io_size, device.max_io_size) << key.name;
-    EXPECT_EQ(said.read_only, device.read_only) << key.name;
-    EXPECT_EQ(said.io_timeout, device.io_timeout) << key.name;
-    EXPECT_EQ(said.io_timeout_action, device.io_timeout_action) << key.name;
-  }
-  EXPECT_EQ(device.queues, by_hand.queues);
-  EXPECT_EQ(device.queue_depth, by_hand.queue_depth);
-  EXPECT_EQ(device.max_io_size, by_hand.max_io_size);
-  EXPECT_EQ(device.read_only, by_hand.read_only);
-
-  std::string all = "[runner]\n";
-  for (const ublk_option& key : runner_keys())
-    if (key.default_value != nullptr)
-      all += std::string(key.name) + " = " + key.default_value + '\n';
-  const Config said = ConfigFiles(Files{{"conf", all}}).load();
-  EXPECT_EQ(said.io_threads, Config().io_threads);
-  EXPECT_EQ(said.spin, Config().spin);
-  EXPECT_EQ(said.handler_dir, Config().handler_dir);
-  EXPECT_EQ(said.log_level, Config().log_level);
-  EXPECT_EQ(said.statistics, Config().statistics);
-  EXPECT_EQ(said.statistics_interval, Config().statistics_interval);
-}
-
 TEST(Config, SpacesCommentsAndLineEndsDoNotCount) {
   const Config config = ConfigFiles(Files{{"conf",
                                            "# comment\r\n"
