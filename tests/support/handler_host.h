@@ -29,7 +29,7 @@
 #include <string>
 #include <vector>
 
-#include "handler_library.h"
+#include "loaded_handler.h"
 
 namespace test {
 
@@ -126,7 +126,7 @@ class Device {
   void check(int result);
   void close();
 
-  HandlerLibrary library_;
+  LoadedHandler library_;
   std::unique_ptr<ublk_device> handle_;
   std::mutex log_mutex_;
   std::string error_text_;

@@ -57,7 +57,7 @@ std::vector<PageOption> page_options(const std::string& handler) {
 class HandlerDocs : public testing::TestWithParam<const char*> {
  protected:
   const std::string name_ = GetParam();
-  const test::HandlerLibrary library_{name_};
+  const test::LoadedHandler library_{name_};
   const std::span<const ublk_option> options_{library_.table().options,
                                               library_.table().nr_options};
 };

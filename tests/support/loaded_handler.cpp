@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "handler_library.h"
+#include "loaded_handler.h"
 
 #include <dlfcn.h>
 
@@ -63,13 +63,13 @@ std::vector<ublk_option_value> parse_options(const ublk_handler& handler, const 
   return values;
 }
 
-std::string HandlerLibrary::path(const std::string& name) {
+std::string LoadedHandler::path(const std::string& name) {
   const char* folder = std::getenv("UBLK_TEST_HANDLER_DIR");
   return std::string(folder != nullptr ? folder : UBLK_TEST_HANDLER_DIR) + "/handler_" + name +
          ".so";
 }
 
-HandlerLibrary::HandlerLibrary(const std::string& name)
+LoadedHandler::LoadedHandler(const std::string& name)
     : library_(dlopen(path(name).c_str(), RTLD_NOW | RTLD_LOCAL)), table_(nullptr) {
   if (library_ == nullptr) throw std::runtime_error(dlerror());
   const auto entry =
@@ -82,6 +82,6 @@ HandlerLibrary::HandlerLibrary(const std::string& name)
   }
 }
 
-HandlerLibrary::~HandlerLibrary() { dlclose(library_); }
+LoadedHandler::~LoadedHandler() { dlclose(library_); }
 
 }  // namespace test

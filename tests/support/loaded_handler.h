@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // A handler's library, and its options as the runner gives them.
-#ifndef UBLK_TESTS_SUPPORT_HANDLER_LIBRARY_H
-#define UBLK_TESTS_SUPPORT_HANDLER_LIBRARY_H
+#ifndef UBLK_TESTS_SUPPORT_LOADED_HANDLER_H
+#define UBLK_TESTS_SUPPORT_LOADED_HANDLER_H
 
 #include <ublk/handler.h>
 
@@ -16,12 +16,12 @@ using Options = std::map<std::string, std::string>;
 
 // A handler_NAME.so of the build, or of the folder in $UBLK_TEST_HANDLER_DIR. Throws
 // std::runtime_error if it can't be loaded or its table is malformed.
-class HandlerLibrary {
+class LoadedHandler {
  public:
-  explicit HandlerLibrary(const std::string& name);
-  ~HandlerLibrary();
-  HandlerLibrary(const HandlerLibrary&) = delete;
-  HandlerLibrary& operator=(const HandlerLibrary&) = delete;
+  explicit LoadedHandler(const std::string& name);
+  ~LoadedHandler();
+  LoadedHandler(const LoadedHandler&) = delete;
+  LoadedHandler& operator=(const LoadedHandler&) = delete;
 
   const ublk_handler& table() const { return *table_; }
   static std::string path(const std::string& name);
@@ -37,4 +37,4 @@ std::vector<ublk_option_value> parse_options(const ublk_handler& handler, const 
 
 }  // namespace test
 
-#endif  // UBLK_TESTS_SUPPORT_HANDLER_LIBRARY_H
+#endif  // UBLK_TESTS_SUPPORT_LOADED_HANDLER_H
