@@ -182,19 +182,33 @@ void Queue::handle_cqe(uint16_t tag, int result) {
   else if (result != abi::kIoResOk && result != abi::kIoResNeedGetData)
     command_failed(tag, result);
   else if (slots_[tag].phase == Phase::kAwaitsData || slots_[tag].phase == Phase::kFailing)
-    data_arrived(slots_[tag]);
+    data_arrived(slots_[tag], result);
   else
     take_request(tag, result == abi::kIoResNeedGetData);
 }
 
-void Queue::data_arrived(Slot& slot) {
+// Where the kernel could not touch the buffer, for want of memory, it has copied only a part of the
+// data, and the descriptor has become shorter; or nothing, and then it has put the write back, and
+// this is whatever the tag got next. Another write has come with kIoResNeedGetData.
+void Queue::data_arrived(Slot& slot, int result) {
   const bool failing = slot.phase == Phase::kFailing;
+  const abi::IoDesc& descriptor = descriptors_[slot.tag];
+  const auto op = static_cast<Operation>(descriptor.op_flags & abi::kOpMask);
+  if (result == abi::kIoResNeedGetData || op != Operation::kWrite) {
+    if (!failing) backend_->buffer_done(*this, slot.tag, slot.buffer);
+    take_request(slot.tag, result == abi::kIoResNeedGetData);
+    return;
+  }
+  const bool complete = descriptor.nr_sectors == slot.nr_sectors;
   slot.phase = Phase::kServing;
-  if (!failing) {
+  if (!failing && complete) {
     hand_over(slot);
     return;
   }
-  waste_->discard(0, waste_->size());
+  if (failing)
+    waste_->discard(0, waste_->size());
+  else
+    slot.result = -EIO;
   ++in_flight_;
   ++ring_.in_flight_;
   commit(slot);

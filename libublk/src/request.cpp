@@ -42,6 +42,8 @@ bool Request::provide_buffer(std::byte* buffer) {
 // Further than any request's end begins the data of the next tag.
 ssize_t Request::read_data(void* to, size_t length, uint32_t offset) const {
   if (offset > this->length()) return -EINVAL;
+  length = std::min<size_t>(length, this->length() - offset);
+  if (length == 0) return 0;
   const Queue& queue = *slot_->queue;
   const ssize_t n = pread(queue.node().fd(), to, length,
                           static_cast<off_t>(abi::user_copy_offset(queue.index(), tag(), offset)));
@@ -50,6 +52,8 @@ ssize_t Request::read_data(void* to, size_t length, uint32_t offset) const {
 
 ssize_t Request::write_data(const void* from, size_t length, uint32_t offset) const {
   if (offset > this->length()) return -EINVAL;
+  length = std::min<size_t>(length, this->length() - offset);
+  if (length == 0) return 0;
   const Queue& queue = *slot_->queue;
   const ssize_t n = pwrite(queue.node().fd(), from, length,
                            static_cast<off_t>(abi::user_copy_offset(queue.index(), tag(), offset)));

@@ -26,6 +26,10 @@ namespace {
 constexpr unsigned kSubmitEntries = 256;
 constexpr unsigned kFileSlots = 1024;     // devices; the default RLIMIT_NOFILE allows no more
 constexpr unsigned kBufferSlots = 16384;  // the kernel's limit
+// Of 6.14, and liburing's headers may be older. Up to 6.12 a file that has left the table is held
+// until all commands have ended that any file of it had then: one idle device would keep another,
+// which is to be deleted. Nothing tells 6.13 from those.
+constexpr unsigned kFeatureRwAttr = 1u << 16;
 
 // With these, requests or their data look other than this library knows them.
 void check_flags(const abi::DevInfo& info) {
@@ -34,6 +38,13 @@ void check_flags(const abi::DevInfo& info) {
   if (const uint64_t flags = info.flags & kNotServed; flags != 0)
     throw Error(EOPNOTSUPP, "attach a queue of device " + std::to_string(info.dev_id),
                 "its flags " + std::to_string(flags) + " (abi::kFlag*) are not served");
+}
+
+// Beyond that the data of the next tag follows in /dev/ublkcN.
+void check_user_copy(const abi::DevInfo& info) {
+  if ((info.flags & abi::kFlagUserCopy) != 0 && info.max_io_buf_bytes > abi::kUserCopyMaxIoBytes)
+    throw Error(EINVAL, "attach a queue of device " + std::to_string(info.dev_id),
+                "with user copy a request has 32 MiB at most");
 }
 
 void check_zero_copy(const abi::DevInfo& info) {
@@ -61,7 +72,8 @@ unsigned Ring::init(io_uring* uring, unsigned cq_entries) {
                                 : "");
   // Saves the lookup of the ring's descriptor in each io_uring_enter; not having it costs no more.
   io_uring_register_ring_fd(uring);
-  return io_uring_register_files_sparse(uring, kFileSlots) == 0 ? kFileSlots : 0;
+  const bool releases_files = (params.features & kFeatureRwAttr) != 0;
+  return releases_files && io_uring_register_files_sparse(uring, kFileSlots) == 0 ? kFileSlots : 0;
 }
 
 Ring::Ring(io_uring* uring, unsigned file_slots)
@@ -86,6 +98,7 @@ Queue& Ring::attach(std::shared_ptr<DeviceNode> node, uint16_t queue, Backend& b
                     std::to_string(node->info().dev_id),
                 "it has " + std::to_string(node->info().nr_hw_queues) + " queues");
   check_flags(node->info());
+  check_user_copy(node->info());
   check_zero_copy(node->info());
   if ((node->info().flags & abi::kFlagBatchIo) != 0 && batch_ == nullptr)
     batch_ = std::make_unique<internal::RingBatch>(*uring_);

@@ -146,6 +146,7 @@ class Device {
   int fetch(Command& command);
   int commit(Command& command);
   int get_data(Command& command);
+  void put_back(Command& command);
   int register_data(Command& command);
   int unregister_data(Command& command);
   // Batch I/O, device_batch.cpp.

@@ -211,10 +211,30 @@ int Device::get_data(Command& command) {
   if (!tag.wants_buffer) return -EINVAL;
   tag.wants_buffer = false;
   tag.address = command.io.addr;
-  node_->descriptor(command.io.q_id, command.io.tag).addr = tag.address;
-  give_data(command.io.q_id, command.io.tag);
+  Io& io = tag.request->io;
+  const Io::Lost lost = std::exchange(io.lost, Io::Lost::kNone);
+  if (lost == Io::Lost::kAll) {
+    put_back(command);
+    return 0;
+  }
+  abi::IoDesc& descriptor = node_->descriptor(command.io.q_id, command.io.tag);
+  descriptor.addr = tag.address;
+  if (lost == Io::Lost::kHalf)
+    descriptor.nr_sectors = io.sectors / 2;
+  else
+    give_data(command.io.q_id, command.io.tag);
   loop_.answer(command, 0);
   return 0;
+}
+
+// The request waits once more, and the command is answered by the tag's next one.
+void Device::put_back(Command& command) {
+  Queue& queue = queues_[command.io.q_id];
+  Tag& tag = queue.tags[command.io.tag];
+  queue.waiting.push_back(std::move(tag.request));
+  --queue.in_flight;
+  tag_idle(queue, command.io, command.registration, &command);
+  dispatch(command.io.q_id);
 }
 
 int Device::register_data(Command& command) {

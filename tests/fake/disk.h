@@ -31,6 +31,14 @@ struct Io {
   int queue = kAnyQueue;
 
   static constexpr int kAnyQueue = -1;  // one after the other
+
+  // What the kernel fails to copy of a write to the buffer that NEED_GET_DATA has given it.
+  enum class Lost : uint8_t {
+    kNone,
+    kHalf,
+    kAll,  // the first time; the write is put back and tried once more
+  };
+  Lost lost = Lost::kNone;
 };
 
 // "WRITE"; for signal handlers, too.

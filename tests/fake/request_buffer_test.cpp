@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A request's buffer, where the backend provides it: given back once, and nobody else's.
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -66,6 +67,90 @@ TEST_F(RequestTest, GetDataGivesEachBufferBackOnce) {
   EXPECT_EQ(backend.buffers, 0);
 }
 
+// A disk in get-data mode, whose buffers have old data of others.
+class GetDataDisk : public ublk::Backend {
+ public:
+  void submit(Request request) override {
+    const auto at = static_cast<std::ptrdiff_t>(request.offset());
+    const int length = length_of(request);
+    if (request.op() == Operation::kRead) {
+      request.set_buffer(take());
+      std::copy_n(data.begin() + at, length, request.buffer());
+    } else {
+      std::copy_n(request.buffer(), length, data.begin() + at);
+    }
+    request.complete(length);
+  }
+  void need_buffer(Request request) override { request.provide_buffer(take()); }
+  void buffer_done(ublk::Queue&, uint16_t, std::byte* buffer) override {
+    --buffers;
+    delete[] buffer;
+  }
+  std::vector<std::byte> data = std::vector<std::byte>(kBytes);
+  int buffers = 0;
+
+ private:
+  std::byte* take() {
+    ++buffers;
+    auto* buffer = new std::byte[4096];
+    std::fill_n(buffer, 4096, std::byte{0x55});
+    return buffer;
+  }
+};
+
+// The kernel had no memory to copy a write's data: what has not come is not written.
+TEST_F(RequestTest, GetDataThatIsLostIsNotWritten) {
+  GetDataDisk backend;
+  ublk::Control control(driver());
+  RingThread thread;
+  {
+    const ServedDevice device(control, device_spec(kBytes, 1, 1, 0, abi::kFlagNeedGetData), backend,
+                              {&thread});
+    const auto disk = driver().disk(device.id());
+    std::vector<std::byte> ones(4096, std::byte{1});
+    std::vector<std::byte> read(4096);
+    Io write = {.op = Operation::kWrite, .sector = 8, .sectors = 8, .data = ones.data()};
+    write.lost = Io::Lost::kHalf;
+    EXPECT_EQ(disk->run(write), -EIO);
+    EXPECT_EQ(disk->read(8, 8, read.data()), 0);
+    EXPECT_EQ(read, std::vector<std::byte>(4096)) << "of a write that has failed";
+
+    write.lost = Io::Lost::kAll;
+    EXPECT_EQ(disk->run(write), 0);
+    EXPECT_EQ(disk->read(8, 8, read.data()), 0);
+    EXPECT_EQ(read, ones);
+    EXPECT_EQ(disk->read(0, 8, read.data()), 0);
+    EXPECT_EQ(read, std::vector<std::byte>(4096));
+  }
+  EXPECT_EQ(backend.buffers, 0);
+}
+
+// Its one tag has another request when the answer comes.
+TEST_F(RequestTest, GetDataThatIsLostIsAnsweredByTheNextRequest) {
+  GetDataDisk backend;
+  ublk::Control control(driver());
+  RingThread thread;
+  {
+    const ServedDevice device(control, device_spec(kBytes, 1, 1, 0, abi::kFlagNeedGetData), backend,
+                              {&thread});
+    const auto disk = driver().disk(device.id());
+    std::vector<std::byte> ones(4096, std::byte{1});
+    std::vector<std::byte> read(4096, std::byte{2});
+    for (int i = 0; i < 100; ++i) {
+      std::promise<int> written;
+      Io write = {.op = Operation::kWrite, .sector = 8, .sectors = 8, .data = ones.data()};
+      write.lost = Io::Lost::kAll;
+      disk->submit(write, [&](int result) { written.set_value(result); });
+      EXPECT_EQ(disk->read(16, 8, read.data()), 0);
+      EXPECT_EQ(read, std::vector<std::byte>(4096)) << "the read has got the write's buffer";
+      EXPECT_EQ(written.get_future().get(), 0);
+    }
+    EXPECT_EQ(disk->read(8, 8, read.data()), 0);
+    EXPECT_EQ(read, ones);
+  }
+  EXPECT_EQ(backend.buffers, 0);
+}
+
 // Keeps the read of one sector, with its buffer, until a flush comes; then another thread completes
 // it.
 class KeepingBackend : public ublk::Backend {
@@ -128,6 +213,9 @@ TEST_F(RequestTest, DataPastTheEndIsNotAnotherRequests) {
         const std::byte stray{};
         for (Request& each : both)
           EXPECT_EQ(each.write_data(&stray, 1, abi::kUserCopyMaxIoBytes), -EINVAL);
+        std::vector<std::byte> more(8192, std::byte{1});
+        EXPECT_EQ(both[0].write_data(more.data(), more.size(), 512), 3584);
+        EXPECT_EQ(both[0].write_data(more.data(), more.size(), 4096), 0);
         for (Request& each : both) each.complete(-EIO);
         ended.set_value();
       },
@@ -136,6 +224,15 @@ TEST_F(RequestTest, DataPastTheEndIsNotAnotherRequests) {
   for (int i = 0; i < 2; ++i)
     served.disk->submit({.op = Operation::kRead, .sectors = 8, .data = data.data()}, [](int) {});
   EXPECT_EQ(ended.get_future().wait_for(kHung), std::future_status::ready);
+}
+
+TEST_F(RequestTest, UserCopyOfMoreThanATagHasRoomForIsRefused) {
+  FunctionBackend backend([](Request request) { request.complete(-EIO); });
+  ublk::Control control(driver());
+  ublk::DeviceSpec spec = device_spec(kBytes, 1, 2, 0, abi::kFlagUserCopy);
+  spec.info.max_io_buf_bytes = 2 * abi::kUserCopyMaxIoBytes;
+  RingThread thread;
+  EXPECT_THROW(ServedDevice(control, spec, backend, {&thread}), ublk::Error);
 }
 
 // Has one buffer for all: a request waits until the one before has given it back, and then is

@@ -12,6 +12,7 @@
 #include <future>
 #include <mutex>
 #include <set>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -70,6 +71,54 @@ TEST_F(RequestTest, DescribesWhatTheBlockLayerAsked) {
     EXPECT_EQ(seen[i].no_unmap, expected[i].no_unmap) << i;
     EXPECT_EQ(seen[i].has_buffer, expected[i].has_buffer) << i;
   }
+}
+
+// Against the rules; but what was served must not be served again by the loop that goes on.
+class ThrowingBackend : public ublk::Backend {
+ public:
+  void submit(Request request) override {
+    const bool is_write = request.op() == Operation::kWrite;
+    request.complete(length_of(request));
+    if (!is_write) return;
+    ++writes;
+    throw std::runtime_error("from a callback");
+  }
+  void failed(ublk::Queue&, uint16_t, int error) override { ADD_FAILURE() << strerror(error); }
+  int writes = 0;
+};
+
+TEST_F(RequestTest, OneThatThrowsIsServedOnce) {
+  ThrowingBackend backend;
+  ublk::Control control(driver());
+  ublk::Device device(control, device_spec(kBytes));
+  int thrown = 0;
+  std::promise<void> attached;
+  std::jthread thread([&] {
+    io_uring uring;
+    const unsigned file_slots = ublk::Ring::init(&uring, 256);
+    {
+      ublk::Ring ring(&uring, file_slots);
+      ring.attach(device.node(), 0, backend);
+      attached.set_value();
+      while (ring.nr_queues() != 0) {
+        try {
+          ring.run_once();
+        } catch (const std::runtime_error&) {
+          ++thrown;
+        }
+      }
+    }
+    io_uring_queue_exit(&uring);
+  });
+  attached.get_future().get();
+  device.start();
+  std::vector<std::byte> data(4096);
+  for (uint64_t i = 0; i < 100; ++i)
+    EXPECT_EQ(driver().disk(device.id())->write(8 * i, 8, data.data()), 0);
+  device.stop();
+  thread.join();
+  EXPECT_EQ(backend.writes, 100);
+  EXPECT_EQ(thrown, 100);
 }
 
 TEST_F(RequestTest, DroppedOneFails) {

@@ -6,6 +6,7 @@
 #include <future>
 #include <memory>
 #include <thread>
+#include <ublk/handler.hpp>
 
 #include "device_queue_fixture.h"
 #include "host.h"
@@ -54,6 +55,16 @@ TEST_P(DeviceQueueTest, ATimerFiresOnceAndNotBefore) {
   on_thread([&] { handler_host().set_timer(queue_.get(), &timer, 20 * kMillisecond); });
   timer.done.get_future().get();
   EXPECT_GE(timer.at - begin, std::chrono::milliseconds(20));
+}
+
+TEST_P(DeviceQueueTest, ATimerWhoseTimeIsOverFiresAtOnce) {
+  open();
+  Timer timer;
+  on_thread([&] {
+    ublk::HandlerQueue(handler_host(), queue_.get())
+        .set_timer(timer, std::chrono::milliseconds(-1));
+  });
+  EXPECT_EQ(timer.done.get_future().wait_for(std::chrono::seconds(10)), std::future_status::ready);
 }
 
 TEST_P(DeviceQueueTest, SettingASetTimerMovesIt) {

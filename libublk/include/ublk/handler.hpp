@@ -184,8 +184,10 @@ class HandlerQueue {
   // See ublk_host.get_sqe and reserve_sqes.
   io_uring_sqe* get_sqe() const { return host_->get_sqe(queue_); }
   void reserve_sqes(uint32_t count) const { host_->reserve_sqes(queue_, count); }
+  // A delay that is over fires at once.
   void set_timer(ublk_timer& timer, std::chrono::nanoseconds delay) const {
-    host_->set_timer(queue_, &timer, static_cast<uint64_t>(delay.count()));
+    const int64_t left = delay.count() > 0 ? delay.count() : 0;
+    host_->set_timer(queue_, &timer, static_cast<uint64_t>(left));
   }
   void cancel_timer(ublk_timer& timer) const { host_->cancel_timer(queue_, &timer); }
   void closed() const { host_->queue_closed(queue_); }

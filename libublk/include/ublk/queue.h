@@ -28,7 +28,8 @@ class RemoteCommits;
 }  // namespace internal
 
 // Who serves a queue's requests. One Backend may serve many queues. All functions run on the ring's
-// thread, inside Ring::dispatch(), unless said otherwise.
+// thread, inside Ring::dispatch(), unless said otherwise. None may throw, but for
+// alloc_io_buffer().
 class UBLK_EXPORT Backend {
  public:
   virtual ~Backend();
@@ -159,7 +160,7 @@ class UBLK_EXPORT Queue {
   bool unregister_data(internal::Slot& slot);
   void hand_over(internal::Slot& slot);
   void get_data(internal::Slot& slot);
-  void data_arrived(internal::Slot& slot);
+  void data_arrived(internal::Slot& slot, int result);
   void command_failed(uint16_t tag, int error);
   void commit(internal::Slot& slot);
   void give_to_kernel(internal::Slot& slot);

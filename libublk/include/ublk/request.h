@@ -95,8 +95,9 @@ class UBLK_EXPORT Request {
 
   // User-copy mode: moves `length` bytes at `offset` within the request from a write's data to
   // `to`, or from `from` to a read's data. Any thread, any number of times, any part, until the
-  // request is completed. Returns the bytes moved or -errno (EACCES: the wrong way for this
-  // operation; EINVAL: past the end). To do it on a ring instead: Queue::prepare_copy().
+  // request is completed. Returns the bytes moved, none beyond the request's end, or -errno
+  // (EACCES: the wrong way for this operation; EINVAL: `offset` is past the end). To do it on a
+  // ring instead: Queue::prepare_copy().
   ssize_t read_data(void* to, size_t length, uint32_t offset) const;
   ssize_t write_data(const void* from, size_t length, uint32_t offset) const;
 

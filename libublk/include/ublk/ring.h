@@ -70,8 +70,9 @@ class UBLK_EXPORT Ring {
   // Sets up an io_uring as serving wants it: SINGLE_ISSUER, DEFER_TASKRUN, TASKRUN_FLAG, a submit
   // queue of 256, room for `cq_entries` completions (a power of two up to 65536: the sum of all
   // queues' depths and the caller's own I/O; beyond it nothing is lost, but it gets slower), and a
-  // sparse file table, whose size it returns: 0 if the system refuses one. Call it on the thread
-  // that will serve. Throws Error. io_uring_queue_exit() is the caller's.
+  // sparse file table, whose size it returns: 0 if the system refuses one, or before Linux 6.14,
+  // where a device that has left the table may stay open as long as another one is in it. Call it
+  // on the thread that will serve. Throws Error. io_uring_queue_exit() is the caller's.
   static unsigned init(io_uring* uring, unsigned cq_entries);
 
   // `uring` must outlive the Ring. Of its file table the first `file_slots` slots are the
@@ -228,14 +229,18 @@ int Ring::run_once(Other&& other) {
   prepare_wait();
   const int rc = io_uring_submit_and_wait(uring_, 1);
   wait_over();
+  // What was handled is taken from the ring, also when an exception leaves `other`.
+  struct Taken {
+    ~Taken() { io_uring_cq_advance(uring, count); }
+    io_uring* const uring;
+    unsigned count;
+  } taken{uring_, 0};
   unsigned head;
-  unsigned count = 0;
   io_uring_cqe* cqe;
   io_uring_for_each_cqe(uring_, head, cqe) {
+    ++taken.count;
     if (!dispatch(*cqe)) other(*cqe);
-    ++count;
   }
-  io_uring_cq_advance(uring_, count);
   return rc < 0 ? rc : 0;
 }
 

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: MIT
 // Devices on the real driver that come and go, and what they leave behind: nothing.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <memory>
 
 #include "device_io.h"
 #include "served_device.h"
@@ -27,6 +32,27 @@ struct Resources {
             entries("/proc/self/task"), resident};
   }
 };
+
+// The other's commands wait in the ring as long as it has no I/O.
+TEST(Device, OneGoesWhileAnotherOnItsRingIsIdle) {
+  RecordingBackend backend(1 << 20);
+  ublk::Control control;
+  ublk::Device stays(control, device_spec(1 << 20, 2, 64));
+  auto goes = std::make_unique<ublk::Device>(control, device_spec(1 << 20, 2, 64));
+  const ServingThread thread({stays.node(), goes->node()}, backend);
+  stays.start();
+  goes->start();
+  goes->stop();
+  const auto begin = std::chrono::steady_clock::now();
+  goes.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+  {
+    const ublk::UniqueFd fd(open(stays.block_path().c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
+    alignas(4096) static char block[4096];
+    EXPECT_EQ(pread(fd.get(), block, sizeof(block), 0), 4096) << strerror(errno);
+  }
+  stays.stop();
+}
 
 TEST(Device, HundredsComeAndGoWithoutATrace) {
   RecordingBackend backend(1 << 20);
