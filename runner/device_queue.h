@@ -166,6 +166,7 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   void use_node(const std::shared_ptr<ublk::DeviceNode>& node);
   void submit_slowly(Tag& tag);
   void set_intake(Intake intake);
+  bool part_from_buffer(const Tag& tag);
   void set_aside(Tag& tag);
   template <class Visit>
   void take_held(Visit visit);
@@ -243,6 +244,7 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   AnonymousMemory buffers_;
   std::vector<AnonymousMemory> more_buffers_;  // which tags have got in place of those
   std::vector<std::byte*> spare_buffers_;      // of all of them, those that no tag has
+  AnonymousMemory refused_data_;               // of writes, in tags that were abandoned
   AnonymousMemory waiters_;
   uint64_t nr_registered_ = 0;  // reads and writes with zero copy, ever
   uint64_t nr_fallen_back_ = 0;

@@ -232,8 +232,8 @@ unsigned DeviceQueue::abandon() {
   const auto give_up = [this, &abandoned](Tag& tag) {
     life_ = Life::kAbandoned;
     tag.abandoned = true;
-    tag.whole.complete(-EIO);
     ++abandoned;
+    if (part_from_buffer(tag)) tag.whole.complete(-EIO);
   };
   abandoned_.store(true, std::memory_order_seq_cst);  // see run_on_worker()
   if (timeouts_ != nullptr)
@@ -246,6 +246,21 @@ unsigned DeviceQueue::abandon() {
   // The handler may still try to read and write what it knows as its requests' data.
   if (abandoned != 0 && queue_ != nullptr) queue_->keep_buffer_slots();
   return abandoned;
+}
+
+// The kernel copies the data of the tag's next write into the tag's buffer, and the handler may yet
+// write out what is in there. False: there is no memory to give the kernel instead; then it must
+// not have the tag.
+bool DeviceQueue::part_from_buffer(const Tag& tag) {
+  if (mode_ != ublk::BufferMode::kCopy) return true;
+  try {
+    if (refused_data_.get() == nullptr)
+      refused_data_ = AnonymousMemory(queue_->node().info().max_io_buf_bytes);
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  queue_->replace_io_buffer(number_of(tag), refused_data_.get());
+  return true;
 }
 
 unsigned DeviceQueue::dispatched() const {

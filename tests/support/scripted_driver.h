@@ -82,6 +82,11 @@ class ScriptedDriver final : public ublk::Driver {
     committed_[tag].pop_front();
     return result;
   }
+  // Where the data of the tag's next write is to go, as the last commit says. Any thread.
+  uint64_t address_of(uint16_t tag) {
+    const std::lock_guard lock(mutex_);
+    return addresses_[tag];
+  }
   // Any thread.
   bool has_committed(uint16_t tag) {
     const std::lock_guard lock(mutex_);
@@ -101,6 +106,7 @@ class ScriptedDriver final : public ublk::Driver {
     if (op == ublk::abi::IoOp::kCommitAndFetchReq) {
       const std::lock_guard lock(mutex_);
       committed_[command.tag].push_back(command.result);
+      addresses_[command.tag] = command.addr;
       changed_.notify_all();
     }
     std::deque<ublk::abi::IoDesc>& waiting = waiting_[command.tag];
@@ -137,6 +143,7 @@ class ScriptedDriver final : public ublk::Driver {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<uint16_t, std::deque<int>> committed_;
+  std::map<uint16_t, uint64_t> addresses_;
 };
 
 }  // namespace ublk_test

@@ -138,6 +138,27 @@ TEST_P(DeviceQueueTest, AbandonedRequestsFailAndTheirAnswersAreRefused) {
   closed_ = true;
 }
 
+// The handler may write it out when its storage answers at last.
+TEST_P(DeviceQueueTest, AbandonedDataIsNotOverwrittenByTheNextWrite) {
+  open();
+  set_handler([](ublk_request&) { return UBLK_PENDING; });
+  push(1, request(UBLK_OP_WRITE, 0, 4096));
+  const auto buffer = reinterpret_cast<uint64_t>(wait_seen(1).buffer);
+  on_thread([&] {
+    queue_->refuse();
+    EXPECT_EQ(queue_->abandon(), 1u);
+  });
+  EXPECT_EQ(driver_.committed(1), -EIO);
+  EXPECT_NE(driver_.address_of(1), buffer);
+  EXPECT_EQ(result_of(request(UBLK_OP_WRITE, 8192, 4096), 1), -EIO);
+  EXPECT_NE(driver_.address_of(1), buffer);
+  EXPECT_NE(driver_.address_of(1), 0u);
+  on_thread([&] { driver_.stop(thread_.ring()); });
+  ASSERT_TRUE(eventually([&] { return released_.load(); }));
+  on_thread([] {});  // the call that said so has returned
+  closed_ = true;
+}
+
 TEST_P(DeviceQueueTest, RequestsThatWaitForAWorkerAreDropped) {
   if (!on_worker()) GTEST_SKIP() << "none waits for one";
   open();
