@@ -13,10 +13,10 @@
 
 namespace ublk_runner {
 
-// A device has at most one job at a time, so there are never more jobs than devices, and a job that
-// hangs (a backend that does not answer) takes one thread and holds up its own device alone. The
-// bound is far above what can be worth running at once, and is reached only when this many devices
-// hang.
+// A device has at most one job at a time, beside the closing of a handler that was given up. A job
+// that hangs (a backend that does not answer) takes one thread and holds up its own device alone,
+// which starts no other one by itself meanwhile. The bound is far above what can be worth running
+// at once, and is reached only when this many devices hang.
 //
 // Made and destroyed by the control thread. Jobs that still run at the end are left to themselves.
 class JobPool {

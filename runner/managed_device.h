@@ -55,6 +55,7 @@ struct DeviceServices {
   StateStore* state;              // nullptr: no device outlives this process
   std::function<void()> changed;  // called after a change of what a device says of itself
   bool statistics;                // whether requests are counted and timed
+  std::chrono::milliseconds open_limit;
 };
 
 // The states, and what there is in each:
@@ -104,7 +105,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   // Brings the device up. Throws std::exception, "what failed: cause"; then nothing is left of it.
   // `lost` is called when a device that is live ends by itself: somebody else has stopped it, or
   // the kernel refuses a command. stop() is the answer to it.
-  Task<> start(std::function<void()> lost);
+  // `recovering`: a runner that has died may have left requests of it on their way to the storage.
+  Task<> start(std::function<void()> lost, bool recovering = false);
   // Goes on with a device of a runner that has gone, which the kernel describes by `info`. Its
   // handler is opened until that succeeds, be it after this has ended. Throws std::exception: then
   // the device is kLeft, trouble() says why, and this may be called again if adoptable().
@@ -141,6 +143,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   // option as long as the handler has never been there to say so.
   bool may_show(const std::string& key) const;
   State state() const { return state_; }
+  // In place of an adopt() that can't be tried yet: as if it had failed.
+  void leave_for_later(const std::string& trouble);
   // Whether adopt() has failed before this process became its server.
   bool adoptable() const { return state_ == State::kLeft && queues_.empty(); }
   const char* state_name() const;
@@ -174,6 +178,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   void enter(State state);
   template <class T>
   Task<T> wait_for_handler(Completion<T> answer, Milliseconds limit, const char* step);
+  template <class F>
+  auto run_job(F function);
   bool is_up() const { return state_ == State::kLive || state_ == State::kHeld; }
 
   // managed_device.cpp: while it lives.
@@ -216,6 +222,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<> detach_handler();
   bool kernel_has_handlers_buffers() const;
   Task<> refuse_smaller(uint64_t sectors);
+  Task<> restore_size(uint64_t sectors);
   Task<> attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library);
   Task<> attach_and_save(DeviceConfig config);
   void keep_held(const std::string& cause);
@@ -280,13 +287,22 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   std::vector<Served> queues_;
   bool resize_wanted_ = false;
   bool resizing_ = false;
-  bool unanswered_ = false;  // the handler has not answered all requests
+  bool unanswered_ = false;          // the handler has not answered all requests
+  std::weak_ptr<void> handler_job_;  // the last run_job(), until it has returned
   Completion<> ended_;
   TaskSet tasks_;
 };
 
-// Waits for a job that runs the handler's code. A job that is given up goes on by itself, and what
-// it brings is dropped.
+// Runs what calls the handler and may block.
+template <class F>
+auto ManagedDevice::run_job(F function) {
+  const auto running = std::make_shared<char>();
+  handler_job_ = running;
+  return services_.jobs->run(
+      [running, function = std::move(function)]() mutable { return function(); });
+}
+
+// Waits for such a job. One that is given up goes on by itself, and what it brings is dropped.
 template <class T>
 Task<T> ManagedDevice::wait_for_handler(Completion<T> answer, Milliseconds limit,
                                         const char* step) {

@@ -89,6 +89,11 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
   }
 }
 
+void ManagedDevice::leave_for_later(const std::string& trouble) {
+  trouble_ = trouble;
+  enter(State::kLeft);
+}
+
 // The order matters: once START_USER_RECOVERY succeeds the dead server's process has let go of the
 // device; the fence is what makes sure of its storage; only then may requests be served again.
 Task<> ManagedDevice::recover(abi::DevInfo info) {

@@ -19,7 +19,6 @@ namespace {
 
 using std::chrono::seconds;
 
-constexpr seconds kOpenLimit{60};  // a cluster's client has to find its cluster
 constexpr seconds kGeometryLimit{30};
 constexpr seconds kFenceLimit{30};        // what the handler is told
 constexpr seconds kFenceAnswerLimit{40};  // what it gets
@@ -56,7 +55,7 @@ std::shared_ptr<HandlerInstance> open_instance(std::shared_ptr<HandlerLibrary> l
 Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
     DeviceConfig config, std::shared_ptr<HandlerLibrary> library, bool recovering) {
   const MainContext context = services_.context;
-  config.queues = wanted_queues(config);
+  config.queues = added_ ? info_.nr_hw_queues : wanted_queues(config);
   OpenHandler handler;
   const auto on_size_changed = [context, device = weak_from_this()] {
     context.post([device] {
@@ -71,15 +70,14 @@ Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
   const auto on_closed = [context, closed = handler.closed] {
     context.post([closed] { closed.set(); });
   };
-  const auto opening =
-      services_.jobs->run([dir = services_.handler_dir, library = std::move(library), config,
-                           recovering, pools = services_.pools, on_size_changed, on_trouble_changed,
-                           jobs = services_.jobs, on_closed] {
-        return open_instance(
-            library != nullptr ? library : HandlerLibrary::load(dir, config.handler), config,
-            recovering, pools, on_size_changed, on_trouble_changed, jobs, on_closed);
-      });
-  handler.instance = co_await wait_for_handler(opening, kOpenLimit, "open");
+  const auto opening = run_job([dir = services_.handler_dir, library = std::move(library), config,
+                                recovering, pools = services_.pools, on_size_changed,
+                                on_trouble_changed, jobs = services_.jobs, on_closed] {
+    return open_instance(library != nullptr ? library : HandlerLibrary::load(dir, config.handler),
+                         config, recovering, pools, on_size_changed, on_trouble_changed, jobs,
+                         on_closed);
+  });
+  handler.instance = co_await wait_for_handler(opening, services_.open_limit, "open");
 
   std::exception_ptr failure;
   try {
@@ -96,7 +94,7 @@ Task<ManagedDevice::OpenHandler> ManagedDevice::open_handler(
 }
 
 Task<ublk_geometry> ManagedDevice::describe(std::shared_ptr<HandlerInstance> instance) {
-  const auto describing = services_.jobs->run([instance] { return instance->geometry(); });
+  const auto describing = run_job([instance] { return instance->geometry(); });
   co_return co_await wait_for_handler(describing, kGeometryLimit, "geometry");
 }
 
@@ -126,7 +124,7 @@ void ManagedDevice::use_pool() {
 
 // Nothing of a dead predecessor may reach the storage any more before this has ended.
 Task<> ManagedDevice::fence() {
-  const auto fencing = services_.jobs->run([i = instance_] { i->fence(kFenceLimit); });
+  const auto fencing = run_job([i = instance_] { i->fence(kFenceLimit); });
   co_await wait_for_handler(fencing, kFenceAnswerLimit, "fence");
 }
 
@@ -228,8 +226,18 @@ Task<> ManagedDevice::refuse_smaller(uint64_t sectors) {
                         "it can't become smaller while it is in use: " + user.what);
 }
 
+// Of a handler that did not come after all: nothing was dispatched beyond it. The device is held.
+Task<> ManagedDevice::restore_size(uint64_t sectors) {
+  try {
+    co_await update_size(sectors);
+  } catch (const std::exception& e) {
+    log(LogLevel::kError, name(), "%s", e.what());
+  }
+}
+
 // The device must be held, without a handler. It still is afterwards, for release().
 Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library) {
+  const uint64_t sectors_before = params_.basic.dev_sectors;
   OpenHandler handler = co_await open_handler(config, std::move(library), true);
   const ublk_geometry geometry = handler.geometry;
   std::exception_ptr failure;
@@ -257,6 +265,7 @@ Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<Handle
     } catch (const std::exception& e) {
       log(LogLevel::kError, name(), "%s", e.what());
     }
+    co_await restore_size(sectors_before);
   } else {
     co_await close_instance();
   }
@@ -289,6 +298,8 @@ Task<> ManagedDevice::reattach() {
 Task<bool> ManagedDevice::try_reattach() {
   const auto permit = co_await operations_.acquire();
   if (interrupted_ || state_ != State::kHeld) co_return true;
+  // With each try another thread would hang in it.
+  if (!handler_job_.expired()) co_return false;
   std::string trouble;
   try {
     co_await attach_handler(config_, nullptr);
@@ -321,6 +332,7 @@ void ManagedDevice::go_on() {
 // The next runner must go on with the storage that is written to from now on: it is told before
 // anything is dispatched. If that fails, the device is held, without a handler.
 Task<> ManagedDevice::attach_and_save(DeviceConfig config) {
+  const uint64_t sectors_before = params_.basic.dev_sectors;
   co_await attach_handler(config, nullptr);
   std::swap(config_, config);
   std::exception_ptr failure;
@@ -336,6 +348,7 @@ Task<> ManagedDevice::attach_and_save(DeviceConfig config) {
   } catch (const std::exception& e) {
     log(LogLevel::kError, name(), "%s", e.what());
   }
+  co_await restore_size(sectors_before);
   std::rethrow_exception(failure);
 }
 

@@ -36,13 +36,13 @@ uint64_t make_cookie() {
 
 }  // namespace
 
-Task<> ManagedDevice::start(std::function<void()> lost) {
+Task<> ManagedDevice::start(std::function<void()> lost, bool recovering) {
   const auto permit = co_await operations_.acquire();  // until all is undone, should it fail
   std::exception_ptr failure;
   try {
     enter(State::kOpening);
     refuse_second();
-    OpenHandler handler = co_await open_handler(config_, nullptr, false);
+    OpenHandler handler = co_await open_handler(config_, nullptr, recovering);
     const ublk_geometry geometry = handler.geometry;
     use_handler(std::move(handler), config_);
     params_ = checked_params(geometry, config_);

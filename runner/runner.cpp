@@ -84,7 +84,7 @@ void Runner::start(const Config& config, std::function<void(StartSummary)> done)
   services_.emplace(DeviceServices{context_, jobs_, commands_, *threads_, pools_, ids_, links_,
                                    options_.handler_dir, options_.users, looks_,
                                    state_ ? &*state_ : nullptr, [this] { changed(); },
-                                   config.statistics});
+                                   config.statistics, options_.open_limit});
   tasks_.start(start_all(config, std::move(done)));
 }
 
@@ -181,21 +181,32 @@ Task<std::optional<abi::DevInfo>> Runner::look_for(SavedDevice saved) {
 }
 
 Task<> Runner::adopt_device(SavedDevice saved) {
-  const std::optional<abi::DevInfo> info = co_await look_for(saved);
-  if (!info.has_value()) co_return;
+  std::exception_ptr failure;
+  std::string trouble;
+  std::optional<abi::DevInfo> info;
+  try {
+    info = co_await look_for(saved);
+  } catch (const std::exception& e) {
+    trouble = e.what();
+    failure = std::current_exception();
+  }
+  if (!failure && !info.has_value()) co_return;
   std::map<std::string, Setting> settings;
   const Location location = {state_->dir() + '/' + saved.name + ".json", 0};
   for (const auto& [key, value] : saved.settings) settings[key] = {value, location};
   const auto device = std::make_shared<ManagedDevice>(
       *services_, device_from_settings(saved.name, settings), saved.configured);
   devices_.push_back(device);
-  std::exception_ptr failure;
-  try {
-    co_await take_over(device, saved, *info);
-  } catch (...) {
-    failure = std::current_exception();
+  if (failure) {
+    device->leave_for_later(trouble);
+  } else {
+    try {
+      co_await take_over(device, saved, *info);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    if (!failure) co_return;
   }
-  if (!failure) co_return;
   if (device->adoptable()) tasks_.start(take_over_later(device, saved));
   std::rethrow_exception(failure);
 }
@@ -243,6 +254,7 @@ Task<> Runner::take_over_later(std::shared_ptr<ManagedDevice> device, SavedDevic
 // A device that was not to outlive its server, or that had no disk when that died. It is forgotten
 // once the kernel knows that it is to go, be it only when nobody has it open any more.
 Task<> Runner::remove_dead(SavedDevice saved) {
+  died_.insert(saved.name);
   try {
     co_await commands_.run(ublk::Command::stop(saved.id));
     try {
@@ -270,7 +282,7 @@ void Runner::forget(const SavedDevice& saved) {
 Task<> Runner::start_device(std::shared_ptr<ManagedDevice> device) {
   std::exception_ptr failure;
   try {
-    co_await device->start(when_lost(device));
+    co_await device->start(when_lost(device), died_.erase(device->name()) != 0);
   } catch (const std::exception& e) {
     log(LogLevel::kError, device->name(), "%s", e.what());
     failure = std::current_exception();

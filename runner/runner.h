@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ struct RunnerOptions {
   std::function<std::vector<DeviceUser>(const std::string& node)> users = device_users;
   // Devices of a runner before this one are all that is served: for a configuration with errors.
   bool adopt_only = false;
+  std::chrono::milliseconds open_limit{60'000};  // of a handler: a cluster's client has to find it
 };
 
 // What came of start().
@@ -161,6 +163,7 @@ class Runner {
   std::optional<DeviceServices> services_;
   Config settings_;  // those of [runner] that are in force; without devices
   std::vector<std::shared_ptr<ManagedDevice>> devices_;
+  std::set<std::string> died_;  // devices that ended with their runner; not started since
   bool stopping_ = false;
   std::function<void()> changed_;
   Completion<> started_;

@@ -100,6 +100,7 @@ class RunnerTest : public FakeTest {
       return users;
     };
     options.state_dir = state_dir_;
+    options.open_limit = open_limit_;
     runner_ = std::make_unique<Runner>(options);
   }
 
@@ -157,6 +158,7 @@ class RunnerTest : public FakeTest {
   std::vector<ublk_runner::DeviceUser> users_;  // of each disk, as the machine tells of them
   std::function<void()> while_looking_;         // by a job, for each disk
   std::string state_dir_;                       // empty: the devices end with the runner
+  std::chrono::milliseconds open_limit_ = kHung;
   Config config_;
   std::unique_ptr<Runner> runner_;
 };

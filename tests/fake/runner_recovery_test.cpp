@@ -199,6 +199,22 @@ TEST_F(AdoptTest, PastItsTimeoutAHeldDeviceFailsItsRequestsAndThenServesThem) {
   EXPECT_EQ(driver().disk(id_)->read(0, 1, data_.data()), 0);
 }
 
+// What it has left on its way to the storage must be fenced, though none of it waits here.
+TEST_F(AdoptTest, AfterADeviceThatDiedWithItsRunnerTheHandlerRecovers) {
+  add_file("disk");
+  leave_device(0);
+  save("disk", kCookie);
+  EXPECT_EQ(in_flight_.get(), -EIO);
+  // By this it can be seen: "file" does not make anew what was there.
+  std::filesystem::remove(dir_ + "/disk");
+  const StartSummary summary = start();
+  ASSERT_EQ(summary.failed.size(), 1u);
+  EXPECT_NE(summary.failed.front().cause.find("and is gone"), std::string::npos)
+      << summary.failed.front().cause;
+  stop();
+  EXPECT_TRUE(start().failed.empty()) << "it was told once";
+}
+
 TEST_F(AdoptTest, ThePredecessorsLockIsWaitedFor) {
   add_file("disk");
   leave_device();

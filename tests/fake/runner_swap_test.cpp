@@ -38,7 +38,9 @@ class SwapTest : public RunnerRecoveryTest {
                                 {"size", "8M"},
                                 {"no_open", no_open()},
                                 {"no_close", no_close()},
-                                {"most_queues", "0"}});
+                                {"most_queues", "0"},
+                                {"as_asked", "true"},
+                                {"hang", hang()}});
     device.queues = 2;
     device.recovery_timeout = recovery_timeout_;
     const StartSummary summary = start();
@@ -52,6 +54,7 @@ class SwapTest : public RunnerRecoveryTest {
   }
 
   std::string no_open() const { return dir_ + "/no_open"; }
+  std::string hang() const { return dir_ + "/hang"; }
   std::string no_close() const { return dir_ + "/no_close"; }
   static void touch(const std::string& path) { std::ofstream(path) << ' '; }
   ManagedDevice& device() { return *runner_->find("disk"); }
@@ -143,12 +146,60 @@ TEST_F(SwapTest, AfterAQueueThatDoesNotCloseItsIoWaits) {
 TEST_F(SwapTest, AHandlerOfFewerQueuesIsRefused) {
   serve();
   DeviceConfig fewer = device().config();
+  fewer.options["as_asked"].value = "false";
   fewer.options["most_queues"].value = "1";
   EXPECT_EQ(error_of_task(device().restart(fewer)),
             "the device has 2 queues, the handler now takes 1 at most");
   EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
   begin_read();
   expect_the_data();
+}
+
+// As after a restart with fewer I/O threads: the kernel has the device with its queues.
+TEST_F(SwapTest, TheHandlerIsToldOfTheQueuesThatThereAre) {
+  serve();
+  DeviceConfig fewer = device().config();
+  fewer.queues = 1;
+  EXPECT_EQ(error_of_task(device().restart(fewer)), "");
+  begin_read();
+  expect_the_data();
+}
+
+// Each open that is given up keeps a thread.
+TEST_F(SwapTest, AHandlerThatHangsIsNotOpenedAgainAndAgain) {
+  open_limit_ = 1s;
+  serve();
+  touch(hang());
+  EXPECT_NE(error_of_task(runner_->restart("disk")).find("open: no answer within"),
+            std::string::npos);
+  EXPECT_EQ(device().state(), ManagedDevice::State::kHeld);
+  begin_read();
+  const auto end = std::chrono::steady_clock::now() + 3s;
+  while (std::chrono::steady_clock::now() < end) g_main_context_iteration(nullptr, FALSE);
+  // One of the new handler, one of the old; the file had a byte before.
+  EXPECT_EQ(std::filesystem::file_size(hang()), 3u);
+  std::filesystem::remove(hang());
+  expect_the_data();
+  EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
+  EXPECT_TRUE(eventually([this] { return handlers() == 1; })) << handlers();
+}
+
+// The size that it has had is the old one's, which must be able to come back while a disk is in
+// use.
+TEST_F(SwapTest, ARestartThatFailsLeavesTheOldSize) {
+  serve();
+  users_.push_back({"a mount"});
+  DeviceConfig larger = device().config();
+  larger.options["size"].value = "16M";
+  touch(no_open());
+  EXPECT_NE(error_of_task(device().restart(larger)), "");
+  EXPECT_EQ(device().size(), 8u << 20);
+  std::filesystem::remove(no_open());
+  begin_read();
+  expect_the_data();
+  EXPECT_TRUE(eventually([this] { return device().state() == ManagedDevice::State::kLive; }));
+  EXPECT_EQ(device().size(), 8u << 20);
+  EXPECT_EQ(disk_->sectors(), (8u << 20) / 512);
 }
 
 // Whoever asks for it while it starts finds it undone, not half way.

@@ -54,6 +54,18 @@ TEST_F(TakeoverTest, IsTriedAgain) {
   EXPECT_EQ(kernel_state(), abi::DeviceState::kLive);
 }
 
+TEST_F(TakeoverTest, IsTriedAgainIfTheKernelCannotTellOfTheDevice) {
+  add_file("disk");
+  leave_device();
+  save("disk", kCookie);
+  driver().faults().fail(abi::ControlOp::kGetDevInfo, ENOMEM);
+  const StartSummary summary = start();
+  EXPECT_EQ(summary.left, 1u);
+  EXPECT_EQ(status_of_start(summary, false), ublk_runner::kExitTryAgain);
+  expect_soon(ManagedDevice::State::kLive);
+  EXPECT_EQ(in_flight_.get(), 0);
+}
+
 // Another device's start takes until then.
 TEST_F(TakeoverTest, CountsThoughItSucceedsWhileOthersStart) {
   add_file("disk");

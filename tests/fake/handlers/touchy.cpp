@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 //
 // A disk in a file, whose queues can't be opened while the file "no_open" exists, and do not close
-// while "no_close" does.
+// while "no_close" does. Its open hangs while "hang" exists, which gets a byte longer each time.
 #include <fcntl.h>
 #include <ublk/unique_fd.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -27,15 +28,23 @@ class Touchy final : public ublk::Handler {
       ublk::path_option("no_close", "While it exists no queue closes.", {.required = true}),
       ublk::integer_option("most_queues", "Queues that it takes; 0: any number.",
                            {.default_value = "0"}),
+      ublk::bool_option("as_asked", "It takes no more queues than it is told of.",
+                           {.default_value = "false"}),
+      ublk::path_option("hang", "While it exists the disk can't be opened."),
   };
 
   explicit Touchy(const ublk::OpenArgs& args)
       : size_(args.number("size")),
-        most_queues_(static_cast<uint32_t>(args.number("most_queues"))),
+        most_queues_(args.boolean("as_asked") ? args.nr_queues()
+                                           : static_cast<uint32_t>(args.number("most_queues"))),
         no_open_(args.text("no_open")),
         no_close_(args.text("no_close")),
         fd_(open(args.text("path").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
     if (!fd_) throw std::system_error(errno, std::generic_category(), args.text("path"));
+    const std::string hang = args.text("hang");
+    if (!exists(hang)) return;
+    std::ofstream(hang, std::ios::app) << ' ';
+    while (exists(hang)) usleep(5000);
   }
 
   void geometry(ublk_geometry& geometry) override {
