@@ -81,7 +81,11 @@ CommandLine parse_command_line(int argc, char** argv) {
   line.check_config = arguments.check_config != FALSE;
   line.foreground = arguments.foreground != FALSE;
   line.version = arguments.version != FALSE;
-  if (arguments.config != nullptr) line.config_file = arguments.config;
+  if (arguments.config != nullptr) {
+    if (*arguments.config == '\0')
+      throw std::invalid_argument("--config: expected a file, not an empty name");
+    line.config_file = arguments.config;
+  }
   if (arguments.handler_dir != nullptr) {
     if (*arguments.handler_dir == '\0')
       throw std::invalid_argument("--handler-dir: expected a directory, not an empty name");

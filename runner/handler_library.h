@@ -32,7 +32,7 @@ class HandlerLibrary {
 
   // A copy of the handler's table in this version's layout: fields that an older handler does not
   // have are 0, also in each of its options. Required callbacks are there, name and summary are not
-  // NULL, the options' names, types, ranges and defaults are sound.
+  // NULL, nor is any option's help; the options' names, types, ranges and defaults are sound.
   const ublk_handler& handler() const { return handler_; }
   const std::string& path() const { return path_; }
 

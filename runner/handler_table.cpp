@@ -48,6 +48,7 @@ void copy_options(const ublk_handler& handler, std::vector<ublk_option>& options
   options.resize(handler.nr_options);
   for (ublk_option& option : options) {
     std::memcpy(&option, from, std::min<size_t>(handler.option_size, sizeof(option)));
+    if (option.help == nullptr) option.help = "";
     from += handler.option_size;
   }
 }

@@ -42,6 +42,12 @@ class SignalSource {
   const guint id_;
 };
 
+// Reloads read it when the process has left its working directory.
+CommandLine with_absolute_config(CommandLine line) {
+  line.config_file = std::filesystem::absolute(line.config_file).string();
+  return line;
+}
+
 }  // namespace
 
 ExitStatus status_of_start(const StartSummary& summary, bool config_has_errors) {
@@ -52,7 +58,7 @@ ExitStatus status_of_start(const StartSummary& summary, bool config_has_errors) 
 }
 
 Service::Service(CheckedConfig checked, const CommandLine& line)
-    : line_(line),
+    : line_(with_absolute_config(line)),
       checked_(std::move(checked)),
       runner_(runner_options(checked_, line_.state_dir)),
       manager_(runner_.context()),

@@ -91,7 +91,7 @@ TEST(HandlerLibrary, OptionsOfAnOlderHeaderHaveNoNewFields) {
   EXPECT_STREQ(handler.options[0].name, "size");
   EXPECT_STREQ(handler.options[0].default_value, "1M");
   EXPECT_EQ(handler.options[0].minimum, 0u);
-  EXPECT_EQ(handler.options[0].help, nullptr);
+  EXPECT_STREQ(handler.options[0].help, "");
   EXPECT_STREQ(handler.options[1].name, "path");
   EXPECT_EQ(handler.options[1].flags, uint32_t{UBLK_OPTION_REQUIRED});
   EXPECT_EQ(handler.options[1].default_value, nullptr);
