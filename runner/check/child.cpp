@@ -25,6 +25,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMostLogLines = 200;
+constexpr char kEnd = 'E';
 
 struct Pipe {
   ublk::UniqueFd read, write;
@@ -73,7 +74,7 @@ class LineReader {
   } catch (const std::exception& e) {
     reporter.finding(e.what());
   }
-  _exit(0);
+  reporter.end();
 }
 
 std::string while_doing(const std::string& doing) { return doing.empty() ? "" : ", in: " + doing; }
@@ -112,16 +113,23 @@ void take_log(const std::string& line, Result& result) {
   if (result.log.size() < kMostLogLines) result.log.push_back(line);
 }
 
-void take_end(int status, bool killed, bool crash_told, const std::string& doing, Result& result) {
+// How far the child's report has come.
+struct Progress {
+  std::string doing;
+  bool crash_told = false;
+  bool ended = false;  // by the check itself
+};
+
+void take_end(int status, bool killed, const Progress& progress, Result& result) {
+  const std::string where = while_doing(progress.doing);
   if (killed) {
-    result.findings.push_back("hangs: the check did not end in time" + while_doing(doing));
+    result.findings.push_back("hangs: the check did not end in time" + where);
   } else if (WIFSIGNALED(status)) {
-    if (!crash_told)
-      result.findings.push_back("crashes: " + std::string(strsignal(WTERMSIG(status))) +
-                                while_doing(doing));
-  } else if (WEXITSTATUS(status) != 0) {
+    if (!progress.crash_told)
+      result.findings.push_back("crashes: " + std::string(strsignal(WTERMSIG(status))) + where);
+  } else if (WEXITSTATUS(status) != 0 || !progress.ended) {
     result.findings.push_back("ends the process with status " +
-                              std::to_string(WEXITSTATUS(status)) + while_doing(doing));
+                              std::to_string(WEXITSTATUS(status)) + where);
   }
 }
 
@@ -138,6 +146,11 @@ void Reporter::send(char kind, const std::string& text) const {
 
 void Reporter::hung(const std::string& text) const {
   finding(text);
+  end();
+}
+
+void Reporter::end() const {
+  send(kEnd, "");
   _exit(0);
 }
 
@@ -152,8 +165,7 @@ Result run_in_child(const std::function<void(const Reporter&)>& check,
   log.write.reset();
 
   Result result;
-  std::string doing;
-  bool crash_told = false;
+  Progress progress;
   bool killed = false;
   LineReader reports(report.read.get());
   LineReader lines(log.read.get());
@@ -170,8 +182,12 @@ Result run_in_child(const std::function<void(const Reporter&)>& check,
       break;  // a process of the handler's own still holds the pipes
     if (fds[0].revents != 0)
       reports.read_some([&](const std::string& line) {
-        crash_told = crash_told || line.starts_with("C");
-        take_report(line, result, doing);
+        if (line.starts_with(kEnd)) {
+          progress.ended = true;
+          return;
+        }
+        progress.crash_told = progress.crash_told || line.starts_with("C");
+        take_report(line, result, progress.doing);
       });
     if (fds[1].revents != 0)
       lines.read_some([&](const std::string& line) { take_log(line, result); });
@@ -179,7 +195,7 @@ Result run_in_child(const std::function<void(const Reporter&)>& check,
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  take_end(status, killed, crash_told, doing, result);
+  take_end(status, killed, progress, result);
   return result;
 }
 

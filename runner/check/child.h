@@ -33,6 +33,8 @@ class Reporter {
   void doing(const std::string& text) const { send('D', text); }
   // Says what hangs, and ends the process: nothing could be ended in order.
   [[noreturn]] void hung(const std::string& text) const;
+  // Ends the process as a check does that has come to its end; any other end is a finding.
+  [[noreturn]] void end() const;
 
   int fd() const { return fd_; }
 

@@ -104,6 +104,8 @@ CommandLine parse_command_line(int argc, char** argv) {
     std::istringstream names(arguments.only);
     for (std::string name; std::getline(names, name, ',');)
       line.checks.push_back(&find_check(name));
+    if (line.checks.empty())
+      throw std::invalid_argument("--only: expected names of checks; --list shows them");
   }
   if (line.list || line.version) return line;
   if (argc < 2) throw std::invalid_argument("expected a file handler_NAME.so");

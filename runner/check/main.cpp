@@ -5,6 +5,7 @@
 #include <liburing.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <stdexcept>
@@ -13,6 +14,7 @@
 
 #include "command_line.h"
 #include "report.h"
+#include "temporary_folder.h"
 
 namespace {
 
@@ -64,6 +66,9 @@ ExitStatus check(const CommandLine& line) {
             strerror(error));
     return kExitForbidden;
   }
+  // What a check that crashes or is killed leaves behind is in here.
+  const TemporaryFolder folder;
+  setenv("TMPDIR", folder.path().c_str(), 1);
   const std::vector<Checked> all = run_all(line, subject);
   const size_t failed = nr_failed(all);
   if (line.json)

@@ -43,7 +43,8 @@ std::string format_json(const Subject& subject, const std::vector<Checked>& all)
                               {"skipped", result.skipped},
                               {"log", result.log}});
   }
-  return json.dump(2) + '\n';
+  // What a handler has printed may be anything.
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n';
 }
 
 size_t nr_failed(const std::vector<Checked>& all) {

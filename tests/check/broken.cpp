@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -121,8 +122,10 @@ int serve(Broken& broken, const ublk_request& request) {
 int submit(void* instance, ublk_queue*, ublk_request* request) {
   auto& broken = *static_cast<Broken*>(instance);
   const unsigned number = ++broken.requests;
+  if (is("prints_junk") && number == 1) fputs("\xff\xfe\n", stderr);
   if (is("never_completes") && number == 50) return UBLK_PENDING;
   if (is("crashes") && number == 50) abort();
+  if (is("exits") && number == 50) exit(0);
   const uint64_t id = request->id;
   const int result = serve(broken, *request);
   if (is("completes_twice")) {
