@@ -22,7 +22,8 @@ Sample take_sample(RunnerClient& client, const std::vector<std::string>& names) 
     try {
       sample.devices[name] = client.statistics(name);
     } catch (const CommandError& e) {
-      if (e.status() == kExitNoRunner || e.status() == kExitNotPermitted) throw;
+      // Of all devices one may have gone since; one that was asked for must be told.
+      if (!names.empty() || e.status() == kExitNoRunner || e.status() == kExitNotPermitted) throw;
     }
   }
   return sample;

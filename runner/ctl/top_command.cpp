@@ -95,7 +95,9 @@ volatile std::sig_atomic_t interrupted = 0;
 // A terminal whose keys come one by one, and which is as it was at the end.
 class Terminal {
  public:
-  Terminal() : is_one_(isatty(STDIN_FILENO) != 0 && isatty(STDOUT_FILENO) != 0) {
+  // Without `wanted` it is taken for none.
+  explicit Terminal(bool wanted)
+      : is_one_(wanted && isatty(STDIN_FILENO) != 0 && isatty(STDOUT_FILENO) != 0) {
     if (!is_one_) return;
     struct sigaction action {};
     action.sa_handler = [](int) { interrupted = 1; };
@@ -179,7 +181,7 @@ ExitStatus top(const Call& call) {
   Order order = parse_order(call.option("sort", "iops"));
   RunnerClient client(call);
   Sample before = take_sample(client, call.arguments);
-  const Terminal terminal;
+  const Terminal terminal(!call.json());
   const std::string off = why_nothing_counts(before);
   if (!off.empty() && !terminal.is_one()) fprintf(stderr, "ublkctl: %s\n", off.c_str());
   for (uint64_t round = 0; round < rounds; ++round) {
