@@ -160,6 +160,8 @@ void Nbd::choose_connections(const ublk::OpenArgs& args) {
   }
   // A server may still have the dead runner's, and take ours a little later.
   if (!recovering_) connect_others(args.is_set("connections"));
+  // With one it does not matter what the server says of several, now or after a restart.
+  if (connections_ == 1) disk_.first.multi_conn = false;
   max_queues_ = connections_;
   nr_queues_ = std::min(nr_queues_, max_queues_);
 }

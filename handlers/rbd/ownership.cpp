@@ -4,6 +4,7 @@
 #include <rbd/librbd.h>
 
 #include <cerrno>
+#include <exception>
 
 #include "cluster.h"
 #include "failure.h"
@@ -16,9 +17,20 @@ Ownership::Ownership(Image& image, const std::string& device, bool exclusive)
       key_(owner_record_key(device)),
       boot_id_(this_boot_id()) {}
 
-// The lock goes with the image.
+// The lock goes with the image. The record of another runner that has come meanwhile stays.
 Ownership::~Ownership() {
-  if (taken_) rbd_metadata_remove(image_.get(), key_.c_str());
+  if (!taken_) return;
+  try {
+    if (read_record() != own_record()) return;
+  } catch (const std::exception&) {
+    // Then the successor of this device asks for it once more.
+    return;
+  }
+  rbd_metadata_remove(image_.get(), key_.c_str());
+}
+
+OwnerRecord Ownership::own_record() const {
+  return {boot_id_, image_.id(), image_.cluster().address()};
 }
 
 void Ownership::take() {
@@ -79,8 +91,7 @@ std::optional<OwnerRecord> Ownership::read_record() const {
 }
 
 void Ownership::write_record() {
-  const OwnerRecord record{boot_id_, image_.id(), image_.cluster().address()};
-  const int error = rbd_metadata_set(image_.get(), key_.c_str(), record.text().c_str());
+  const int error = rbd_metadata_set(image_.get(), key_.c_str(), own_record().text().c_str());
   if (error < 0) fail(error, image_.text() + ": can't write its metadata");
 }
 

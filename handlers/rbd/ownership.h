@@ -33,6 +33,7 @@ class Ownership {
   std::string lock_owner() const;  // an address; "": nobody
   void lock();
   std::optional<OwnerRecord> read_record() const;
+  OwnerRecord own_record() const;
   void write_record();
 
   Image& image_;

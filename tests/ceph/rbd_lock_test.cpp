@@ -34,6 +34,15 @@ class RbdLockTest : public RbdTest {
     return config_.devices[device].options["image"].value;
   }
   std::string trouble() { return runner_->find("disk")->trouble(); }
+  // Of who writes to the image: key and value; empty: nobody.
+  static std::pair<std::string, std::string> record_of(const RbdImage& image) {
+    char keys[256] = "";
+    char values[256] = "";
+    size_t keys_length = sizeof(keys);
+    size_t values_length = sizeof(values);
+    check(rbd_metadata_list(image.get(), "", 0, keys, &keys_length, values, &values_length));
+    return {keys, values};
+  }
   int write(uint64_t sector) {
     const std::vector<std::byte> data = test::pattern(4096);
     return driver().disk(0)->write(sector, 8, data.data());
@@ -104,12 +113,19 @@ TEST_F(RbdLockTest, NothingStaysOfADeviceThatIsClosed) {
   stop();
   const RbdImage image(client_.pool(), image_of(0));
   EXPECT_EQ(image.lock_owner(), "");
-  char keys[256] = "";
-  char values[256] = "";
-  size_t keys_length = sizeof(keys);
-  size_t values_length = sizeof(values);
-  check(rbd_metadata_list(image.get(), "", 0, keys, &keys_length, values, &values_length));
-  EXPECT_EQ(keys_length, 0u) << keys;
+  EXPECT_EQ(record_of(image).first, "");
+}
+
+// One by mistake, say; should it be killed, its successor must know of it.
+TEST_F(RbdLockTest, TheRecordOfAnotherRunnerThatHasComeStays) {
+  add_rbd("disk", {{"exclusive", "false"}});
+  ASSERT_TRUE(start().failed.empty());
+  const RbdImage image(client_.pool(), image_of(0));
+  const auto [key, own] = record_of(image);
+  const std::string others = own.substr(0, own.rfind(' ')) + " 192.0.2.1:0/1";
+  check(rbd_metadata_set(image.get(), key.c_str(), others.c_str()));
+  stop();
+  EXPECT_EQ(record_of(image), std::pair(key, others));
 }
 
 // ------------------------------------------------------------------- fence --

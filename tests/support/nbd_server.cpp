@@ -23,7 +23,8 @@ constexpr uint32_t kGo = 7;
 constexpr uint32_t kAck = 1;
 constexpr uint32_t kInfo = 3;
 constexpr uint32_t kUnsupported = 0x80000001;
-constexpr uint16_t kExportFlags = 1 | 1 << 2 | 1 << 3 | 1 << 8;  // flush, FUA, multi-conn
+constexpr uint16_t kExportFlags = 1 | 1 << 2 | 1 << 3;  // flush, FUA
+constexpr uint16_t kMultiConn = 1 << 8;
 
 struct [[gnu::packed]] Greeting {
   char magic[8];
@@ -75,7 +76,7 @@ void reply(int socket, uint32_t option, uint32_t type, size_t length) {
                                htobe32(static_cast<uint32_t>(length))});
 }
 
-bool shake_hands(int socket) {
+bool shake_hands(int socket, uint16_t flags) {
   send_all(socket, Greeting{{'N', 'B', 'D', 'M', 'A', 'G', 'I', 'C'},
                             htobe64(kOptionMagic),
                             htobe16(kFixedNewstyleNoZeroes)});
@@ -88,7 +89,7 @@ bool shake_hands(int socket) {
       continue;
     }
     reply(socket, option.option, kInfo, sizeof(ExportInfo));
-    send_all(socket, ExportInfo{0, htobe64(NbdServer::kSize), htobe16(kExportFlags)});
+    send_all(socket, ExportInfo{0, htobe64(NbdServer::kSize), htobe16(flags)});
     reply(socket, option.option, kAck, 0);
     return true;
   }
@@ -97,9 +98,10 @@ bool shake_hands(int socket) {
 
 }  // namespace
 
-NbdServer::NbdServer(const std::string& path, Serve serve, unsigned clients)
+NbdServer::NbdServer(const std::string& path, Serve serve, unsigned clients, unsigned several)
     : serve_(std::move(serve)),
       clients_(clients),
+      several_(several),
       listener_(listening(path)),
       acceptor_([this] { accept_all(); }) {}
 
@@ -124,7 +126,8 @@ void NbdServer::accept_all() {
 }
 
 void NbdServer::run(int socket, unsigned connection) {
-  if (shake_hands(socket)) serve_(socket, connection);
+  const uint16_t flags = kExportFlags | (connection < several_ ? kMultiConn : 0);
+  if (shake_hands(socket, flags)) serve_(socket, connection);
   const std::lock_guard lock(mutex_);
   std::erase(sockets_, socket);
   close(socket);

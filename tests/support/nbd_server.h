@@ -32,8 +32,10 @@ class NbdServer {
   // On a thread of its own. The socket is closed when it returns. Connections count from 0.
   using Serve = std::function<void(int socket, unsigned connection)>;
 
-  // Listens at that path, as it is given. Takes so many clients; others wait for ever.
-  NbdServer(const std::string& path, Serve serve, unsigned clients = UINT_MAX);
+  // Listens at that path, as it is given. Takes so many clients; others wait for ever. Tells as
+  // many as `several` that it takes several connections (multi-conn), and not those after them.
+  NbdServer(const std::string& path, Serve serve, unsigned clients = UINT_MAX,
+            unsigned several = UINT_MAX);
   // Shuts down the connections and waits for their threads.
   ~NbdServer();
   NbdServer(const NbdServer&) = delete;
@@ -50,6 +52,7 @@ class NbdServer {
 
   const Serve serve_;
   const unsigned clients_;
+  const unsigned several_;
   const ublk::UniqueFd listener_;
   std::mutex mutex_;
   std::vector<int> sockets_;  // open ones

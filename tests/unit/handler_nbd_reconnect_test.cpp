@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <climits>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -101,6 +102,20 @@ TEST_F(NbdReconnect, AllConnectionsThatAreAskedForMustBeHad) {
   with["connect_timeout"] = "3";
   with["connections"] = "3";
   EXPECT_THROW(Device("nbd", with), test::HandlerError);
+}
+
+// The server ends the first connection, and takes only one at a time from then on.
+TEST_F(NbdReconnect, ADeviceWithOneConnectionNeedsNoServerOfSeveral) {
+  const NbdServer server(
+      path_,
+      [](int socket, unsigned connection) {
+        if (connection != 0) serve(socket);
+      },
+      UINT_MAX, 1);
+  Options with = options("5");
+  with["connections"] = "1";
+  Device disk("nbd", with);
+  EXPECT_EQ(disk.queue().run(UBLK_OP_READ, 0, 4096), 4096);
 }
 
 TEST_F(NbdReconnect, TheDeviceIsInTroubleWhileTheServerIsAway) {
