@@ -9,13 +9,14 @@
 # Callers define die().
 
 # The mirror's URI, from deb822 .sources files or one-line lists. The security
-# archive carries only some suites; what is wanted is the main one.
+# archive carries only some suites; what is wanted is the main one. Images for clouds have a file
+# of mirrors instead, which apt takes here as well.
 apt_suites_mirror() {
     find /etc/apt/sources.list /etc/apt/sources.list.d -name '*.list' -o -name '*.sources' | sort | xargs cat | awk '
         /^[ \t]*#/ { next }
         $1 == "URIs:" { print $2 }
         $1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^[a-z+]+:/) { print $i; break } }
-    ' | grep -E -m 1 '/debian/?$'
+    ' | grep -E -m 1 '/debian/?$|^mirror\+file:.*/debian\.list$'
 }
 
 apt_suites_open() {

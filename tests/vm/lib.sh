@@ -144,17 +144,22 @@ start_runner() {
 }
 RUNNER_ARGS=()
 
-# stop_runner [SIGNAL]: it must end by itself, and with SIGTERM successfully.
+# stop_runner [SIGNAL]: it must end by itself, with SIGTERM by the exit status RUNNER_STATUS (0).
 stop_runner() {
     local signal=${1-TERM} exit_code=0
     is_running "$runner_pid" || fail "the runner has already ended"
     stop_background "$runner_pid" "$signal" "${RUNNER_STOP_SECONDS-30}" || exit_code=$?
-    if [[ $signal == TERM ]] && ((exit_code)); then
+    if [[ $signal == TERM ]] && ((exit_code != ${RUNNER_STATUS-0})); then
         fail "the runner ended with $exit_code on SIGTERM"
     fi
 }
 
 # --- block devices -----------------------------------------------------------------
+
+# in_flight NAME: so many requests the block layer has given to the device, and waits for.
+in_flight() {
+    awk '{ print $9 }' "/sys/block/$(basename "$(readlink -f "/dev/ublk/$1")")/stat"
+}
 
 assert_block_device() {
     [[ -b $1 ]] || fail "$1 is no block device"
