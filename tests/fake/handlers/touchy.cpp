@@ -29,14 +29,14 @@ class Touchy final : public ublk::Handler {
       ublk::integer_option("most_queues", "Queues that it takes; 0: any number.",
                            {.default_value = "0"}),
       ublk::bool_option("as_asked", "It takes no more queues than it is told of.",
-                           {.default_value = "false"}),
+                        {.default_value = "false"}),
       ublk::path_option("hang", "While it exists the disk can't be opened."),
   };
 
   explicit Touchy(const ublk::OpenArgs& args)
       : size_(args.number("size")),
         most_queues_(args.boolean("as_asked") ? args.nr_queues()
-                                           : static_cast<uint32_t>(args.number("most_queues"))),
+                                              : static_cast<uint32_t>(args.number("most_queues"))),
         no_open_(args.text("no_open")),
         no_close_(args.text("no_close")),
         fd_(open(args.text("path").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
