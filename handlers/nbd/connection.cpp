@@ -50,6 +50,7 @@ struct Connection::Attempt {
 
   void run(const Server& server) noexcept {
     if (given_up.load(std::memory_order_relaxed)) return;
+    began.store(steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed);
     try {
       handle = server.begin();
     } catch (const std::exception& e) {
@@ -63,8 +64,15 @@ struct Connection::Attempt {
     tell();
   }
 
+  // Of the time that it has, which begins when its turn comes.
+  steady_clock::duration left(steady_clock::duration limit) const {
+    const steady_clock::duration begin(began.load(std::memory_order_relaxed));
+    return begin.count() == 0 ? limit : begin + limit - steady_clock::now().time_since_epoch();
+  }
+
   const int done;  // readable once it is, or has been given up
   std::atomic<bool> given_up{false};
+  std::atomic<steady_clock::rep> began{0};  // 0: it waits for others
   Handle handle;
   std::string trouble;
 };
@@ -335,6 +343,9 @@ void Connection::time_out() {
     case State::kWaiting:
       return begin();
     case State::kResolving:
+      if (const auto left = attempt_->left(disk_.connect_timeout); left.count() > 0)
+        return timer_.set(queue_, left);
+      [[fallthrough]];
     case State::kConnecting:
       return failed("no answer within " + std::to_string(disk_.connect_timeout.count()) + " s");
     case State::kEnding:

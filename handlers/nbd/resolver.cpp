@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <memory>
+#include <system_error>
 #include <utility>
 
 namespace nbd {
@@ -17,29 +19,41 @@ std::shared_ptr<Resolver> Resolver::shared() {
   return resolver;
 }
 
-// Signals are for the runner's threads.
-Resolver::Resolver() {
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { serve(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-}
+Resolver::Resolver() { add_thread(); }
 
 Resolver::~Resolver() {
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
   }
-  changed_.notify_one();
-  thread_.join();
+  changed_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+// Throws std::system_error.
+void Resolver::add_thread() {
+  // Signals are for the runner's threads.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const auto restore = [](const sigset_t* mask) { pthread_sigmask(SIG_SETMASK, mask, nullptr); };
+  const std::unique_ptr<sigset_t, decltype(restore)> restored(&before, restore);
+  threads_.emplace_back([this] { serve(); });
+  ++idle_;
 }
 
 void Resolver::run(std::function<void()> job) {
   {
     const std::lock_guard lock(mutex_);
     jobs_.push_back(std::move(job));
+    if (jobs_.size() > idle_ && threads_.size() < kMaxThreads) {
+      try {
+        add_thread();
+      } catch (const std::system_error&) {
+        // It waits for one of those that there are.
+      }
+    }
   }
   changed_.notify_one();
 }
@@ -52,9 +66,11 @@ void Resolver::serve() {
     if (ending_) return;
     const std::function<void()> job = std::move(jobs_.front());
     jobs_.pop_front();
+    --idle_;
     lock.unlock();
     job();
     lock.lock();
+    ++idle_;
   }
 }
 
