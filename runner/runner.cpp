@@ -282,7 +282,8 @@ void Runner::forget(const SavedDevice& saved) {
 Task<> Runner::start_device(std::shared_ptr<ManagedDevice> device) {
   std::exception_ptr failure;
   try {
-    co_await device->start(when_lost(device), died_.erase(device->name()) != 0);
+    co_await device->start(when_lost(device), died_.contains(device->name()));
+    died_.erase(device->name());
   } catch (const std::exception& e) {
     log(LogLevel::kError, device->name(), "%s", e.what());
     failure = std::current_exception();

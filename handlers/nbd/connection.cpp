@@ -93,11 +93,14 @@ void Connection::begin() {
 }
 
 void Connection::resolve() {
+  // One that was given up keeps a thread until it returns: no second one meanwhile.
+  if (const auto last = last_attempt_.lock(); last != nullptr && last->given_up) return no_answer();
   try {
     attempt_ = std::make_shared<Attempt>();
   } catch (const std::system_error& e) {
     return failed(e.what());
   }
+  last_attempt_ = attempt_;
   state_ = State::kResolving;
   resolved_.poll(queue_, attempt_->done, POLLIN);
   disk_.resolver->run([attempt = attempt_, server = disk_.server] { attempt->run(*server); });
@@ -108,6 +111,7 @@ void Connection::resolved(int) {
   const std::shared_ptr<Attempt> attempt = std::move(attempt_);
   if (state_ != State::kResolving) return try_end();
   if (attempt->handle == nullptr) return failed(attempt->trouble);
+  timer_.set(queue_, attempt->left(disk_.connect_timeout));
   use(std::move(attempt->handle));
 }
 
@@ -153,6 +157,10 @@ void Connection::failed(const std::string& why) {
   if (why != trouble_) disk_.log(UBLK_LOG_WARNING, "cannot connect: " + why);
   trouble_ = why;
   end(true);
+}
+
+void Connection::no_answer() {
+  failed("no answer within " + std::to_string(disk_.connect_timeout.count()) + " s");
 }
 
 void Connection::adopt(Handle handle) {
@@ -347,7 +355,7 @@ void Connection::time_out() {
         return timer_.set(queue_, left);
       [[fallthrough]];
     case State::kConnecting:
-      return failed("no answer within " + std::to_string(disk_.connect_timeout.count()) + " s");
+      return no_answer();
     case State::kEnding:
       if (in_flight_ != 0) {
         disk_.log(UBLK_LOG_ERROR, "the server does not end the old connection: its I/O fails");

@@ -80,6 +80,7 @@ class Connection final : private ChannelUser {
   void advance();
   void watch_handshake();
   void failed(const std::string& why);
+  void no_answer();
   void up();
   std::string obstacle();
 
@@ -112,7 +113,8 @@ class Connection final : private ChannelUser {
   int fd_ = -1;             // the socket, apart from libnbd's
   unsigned in_flight_ = 0;  // commands
   Commands commands_;       // likewise
-  std::shared_ptr<Attempt> attempt_;    // kResolving
+  std::shared_ptr<Attempt> attempt_;  // kResolving
+  std::weak_ptr<Attempt> last_attempt_;
   Handle handle_;                       // kConnecting
   std::unique_ptr<Channel> channel_;    // kUp, kEnding
   std::chrono::milliseconds pause_{0};  // before the next attempt

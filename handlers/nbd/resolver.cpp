@@ -64,11 +64,12 @@ void Resolver::serve() {
   for (;;) {
     changed_.wait(lock, [this] { return ending_ || !jobs_.empty(); });
     if (ending_) return;
-    const std::function<void()> job = std::move(jobs_.front());
+    std::function<void()> job = std::move(jobs_.front());
     jobs_.pop_front();
     --idle_;
     lock.unlock();
     job();
+    job = nullptr;
     lock.lock();
     ++idle_;
   }

@@ -167,14 +167,14 @@ TEST_F(SwapTest, TheHandlerIsToldOfTheQueuesThatThereAre) {
 
 // Each open that is given up keeps a thread.
 TEST_F(SwapTest, AHandlerThatHangsIsNotOpenedAgainAndAgain) {
-  open_limit_ = 1s;
+  open_limit_ = 3s;
   serve();
   touch(hang());
   EXPECT_NE(error_of_task(runner_->restart("disk")).find("open: no answer within"),
             std::string::npos);
   EXPECT_EQ(device().state(), ManagedDevice::State::kHeld);
   begin_read();
-  const auto end = std::chrono::steady_clock::now() + 3s;
+  const auto end = std::chrono::steady_clock::now() + 2s;
   while (std::chrono::steady_clock::now() < end) g_main_context_iteration(nullptr, FALSE);
   // One of the new handler, one of the old; the file had a byte before.
   EXPECT_EQ(std::filesystem::file_size(hang()), 3u);

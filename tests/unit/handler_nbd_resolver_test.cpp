@@ -22,9 +22,8 @@ class ResolverTest : public testing::Test {
 
   void hang() {
     resolver_->run([this, hung = hung_] {
-      ++running_;
+      ++started_;
       hung.wait();
-      --running_;
     });
   }
   void let_go() {
@@ -36,7 +35,7 @@ class ResolverTest : public testing::Test {
   std::promise<void> go_;
   std::shared_future<void> hung_ = go_.get_future().share();
   bool gone_ = false;
-  std::atomic<unsigned> running_{0};
+  std::atomic<unsigned> started_{0};
   // The last, which waits for them.
   std::unique_ptr<Resolver> resolver_ = std::make_unique<Resolver>();
 };
@@ -50,16 +49,15 @@ TEST_F(ResolverTest, OneThatHangsDoesNotHoldUpOthers) {
 
 TEST_F(ResolverTest, ThreadsAreBoundedAndWhatIsLeftIsDropped) {
   for (unsigned i = 0; i < 3 * Resolver::kMaxThreads; ++i) hang();
-  EXPECT_TRUE(test::eventually([this] { return running_ == Resolver::kMaxThreads; })) << running_;
+  EXPECT_TRUE(test::eventually([this] { return started_ == Resolver::kMaxThreads; })) << started_;
   std::future<void> end = std::async(std::launch::async, [this] { resolver_.reset(); });
-  EXPECT_EQ(end.wait_for(std::chrono::milliseconds(100)), std::future_status::timeout);
-  EXPECT_EQ(running_, Resolver::kMaxThreads);
+  EXPECT_EQ(end.wait_for(std::chrono::seconds(1)), std::future_status::timeout);
   let_go();
   end.get();
-  EXPECT_EQ(running_, 0u);
+  EXPECT_EQ(started_, Resolver::kMaxThreads);
 }
 
-TEST_F(ResolverTest, AllAreRunOneAfterTheOtherByTheFirstThread) {
+TEST_F(ResolverTest, AllAreRun) {
   std::atomic<unsigned> run = 0;
   for (unsigned i = 1; i <= 100; ++i) {
     resolver_->run([&run] { ++run; });

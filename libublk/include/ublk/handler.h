@@ -306,8 +306,9 @@ struct ublk_host {
 
 enum {
   UBLK_OPEN_READ_ONLY = 1u << 0, /* the device will be read-only whatever geometry says */
-  /* A runner before this one served the device and may have died at it: its waiting I/O will be
-   * served again by this instance. */
+  /* A runner before this one served the device and may have died at it: what it had on its way to
+   * the storage may still arrive there, see fence, and I/O that waits, if any, will be served again
+   * by this instance. */
   UBLK_OPEN_RECOVERING = 1u << 1,
 };
 
@@ -319,7 +320,7 @@ struct ublk_open_args {
   const char* device_name;                 /* valid until close has returned */
   const struct ublk_option_value* options; /* nr_options values; valid until open returns */
   uint32_t nr_options;
-  uint32_t nr_queues;   /* how many the configuration asks for */
+  uint32_t nr_queues;   /* how many the configuration asks for, or the device has already */
   uint32_t queue_depth; /* tags of each queue */
   uint32_t reserved;
 };
