@@ -187,8 +187,8 @@ TEST_F(SwapTest, AHandlerThatHangsIsNotOpenedAgainAndAgain) {
 // The size that it has had is the old one's, which must be able to come back while a disk is in
 // use.
 TEST_F(SwapTest, ARestartThatFailsLeavesTheOldSize) {
-  serve();
   users_.push_back({"a mount"});
+  serve();
   DeviceConfig larger = device().config();
   larger.options["size"].value = "16M";
   touch(no_open());
