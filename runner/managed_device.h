@@ -224,11 +224,13 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<> refuse_smaller(uint64_t sectors);
   Task<> restore_size(uint64_t sectors);
   Task<> attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library);
-  Task<> attach_and_save(DeviceConfig config);
-  void keep_held(const std::string& cause);
   Task<> reattach();
   Task<bool> try_reattach();
   void go_on();
+
+  // managed_device_restart.cpp: another handler in its place.
+  Task<> attach_and_save(DeviceConfig config);
+  void keep_held(const std::string& cause);
 
   // managed_device_adopt.cpp: from one runner to the next.
   Task<> start_recovery(Milliseconds limit);
