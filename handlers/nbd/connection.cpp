@@ -3,17 +3,16 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cerrno>
 #include <system_error>
 #include <utility>
 
+#include "attempt.h"
 #include "libnbd_channel.h"
 #include "plain_channel.h"
 #include "tcp_peer.h"
@@ -38,44 +37,6 @@ bool is_over(nbd_handle* handle) {
 }
 
 }  // namespace
-
-// A handle that another thread makes. It may have been given up when it is done.
-struct Connection::Attempt {
-  Attempt() : done(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    if (done < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
-  }
-  ~Attempt() { ::close(done); }
-  Attempt(const Attempt&) = delete;
-  Attempt& operator=(const Attempt&) = delete;
-
-  void run(const Server& server) noexcept {
-    if (given_up.load(std::memory_order_relaxed)) return;
-    began.store(steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed);
-    try {
-      handle = server.begin();
-    } catch (const std::exception& e) {
-      trouble = e.what();
-    }
-    tell();
-  }
-  void tell() const { static_cast<void>(eventfd_write(done, 1)); }
-  void give_up() {
-    given_up.store(true, std::memory_order_relaxed);
-    tell();
-  }
-
-  // Of the time that it has, which begins when its turn comes.
-  steady_clock::duration left(steady_clock::duration limit) const {
-    const steady_clock::duration begin(began.load(std::memory_order_relaxed));
-    return begin.count() == 0 ? limit : begin + limit - steady_clock::now().time_since_epoch();
-  }
-
-  const int done;  // readable once it is, or has been given up
-  std::atomic<bool> given_up{false};
-  std::atomic<steady_clock::rep> began{0};  // 0: it waits for others
-  Handle handle;
-  std::string trouble;
-};
 
 Connection::Connection(ConnectionUser& user, Disk& disk, ublk::HandlerQueue queue)
     : user_(user), disk_(disk), queue_(queue), down_since_(steady_clock::now()) {}

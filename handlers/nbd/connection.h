@@ -18,6 +18,8 @@
 
 namespace nbd {
 
+struct Attempt;
+
 class Connection;
 
 // Whose connection it is.
@@ -71,7 +73,6 @@ class Connection final : private ChannelUser {
 
  private:
   enum class State : uint8_t { kWaiting, kResolving, kConnecting, kUp, kEnding, kClosed };
-  struct Attempt;
 
   void resolve();
   void resolved(int result);
