@@ -70,6 +70,8 @@ TEST_F(RequestTest, GetDataGivesEachBufferBackOnce) {
 // A disk in get-data mode, whose buffers have old data of others.
 class GetDataDisk : public ublk::Backend {
  public:
+  ~GetDataDisk() override { EXPECT_EQ(buffers, 0); }
+
   void submit(Request request) override {
     const auto at = static_cast<std::ptrdiff_t>(request.offset());
     const int length = length_of(request);
@@ -98,57 +100,53 @@ class GetDataDisk : public ublk::Backend {
   }
 };
 
+// It has one tag.
+struct GetDataDevice {
+  explicit GetDataDevice(Driver& driver) : control(driver) {}
+  GetDataDisk backend;
+  ublk::Control control;
+  RingThread thread;
+  const ServedDevice device{
+      control, device_spec(kBytes, 1, 1, 0, abi::kFlagNeedGetData), backend, {&thread}};
+};
+
 // The kernel had no memory to copy a write's data: what has not come is not written.
 TEST_F(RequestTest, GetDataThatIsLostIsNotWritten) {
-  GetDataDisk backend;
-  ublk::Control control(driver());
-  RingThread thread;
-  {
-    const ServedDevice device(control, device_spec(kBytes, 1, 1, 0, abi::kFlagNeedGetData), backend,
-                              {&thread});
-    const auto disk = driver().disk(device.id());
-    std::vector<std::byte> ones(4096, std::byte{1});
-    std::vector<std::byte> read(4096);
-    Io write = {.op = Operation::kWrite, .sector = 8, .sectors = 8, .data = ones.data()};
-    write.lost = Io::Lost::kHalf;
-    EXPECT_EQ(disk->run(write), -EIO);
-    EXPECT_EQ(disk->read(8, 8, read.data()), 0);
-    EXPECT_EQ(read, std::vector<std::byte>(4096)) << "of a write that has failed";
+  const GetDataDevice served(driver());
+  const auto disk = driver().disk(served.device.id());
+  std::vector<std::byte> ones(4096, std::byte{1});
+  std::vector<std::byte> read(4096);
+  Io write = {.op = Operation::kWrite, .sector = 8, .sectors = 8, .data = ones.data()};
+  write.lost = Io::Lost::kHalf;
+  EXPECT_EQ(disk->run(write), -EIO);
+  EXPECT_EQ(disk->read(8, 8, read.data()), 0);
+  EXPECT_EQ(read, std::vector<std::byte>(4096)) << "of a write that has failed";
 
-    write.lost = Io::Lost::kAll;
-    EXPECT_EQ(disk->run(write), 0);
-    EXPECT_EQ(disk->read(8, 8, read.data()), 0);
-    EXPECT_EQ(read, ones);
-    EXPECT_EQ(disk->read(0, 8, read.data()), 0);
-    EXPECT_EQ(read, std::vector<std::byte>(4096));
-  }
-  EXPECT_EQ(backend.buffers, 0);
+  write.lost = Io::Lost::kAll;
+  EXPECT_EQ(disk->run(write), 0);
+  EXPECT_EQ(disk->read(8, 8, read.data()), 0);
+  EXPECT_EQ(read, ones);
+  EXPECT_EQ(disk->read(0, 8, read.data()), 0);
+  EXPECT_EQ(read, std::vector<std::byte>(4096));
 }
 
 // Its one tag has another request when the answer comes.
 TEST_F(RequestTest, GetDataThatIsLostIsAnsweredByTheNextRequest) {
-  GetDataDisk backend;
-  ublk::Control control(driver());
-  RingThread thread;
-  {
-    const ServedDevice device(control, device_spec(kBytes, 1, 1, 0, abi::kFlagNeedGetData), backend,
-                              {&thread});
-    const auto disk = driver().disk(device.id());
-    std::vector<std::byte> ones(4096, std::byte{1});
-    std::vector<std::byte> read(4096, std::byte{2});
-    for (int i = 0; i < 100; ++i) {
-      std::promise<int> written;
-      Io write = {.op = Operation::kWrite, .sector = 8, .sectors = 8, .data = ones.data()};
-      write.lost = Io::Lost::kAll;
-      disk->submit(write, [&](int result) { written.set_value(result); });
-      EXPECT_EQ(disk->read(16, 8, read.data()), 0);
-      EXPECT_EQ(read, std::vector<std::byte>(4096)) << "the read has got the write's buffer";
-      EXPECT_EQ(written.get_future().get(), 0);
-    }
-    EXPECT_EQ(disk->read(8, 8, read.data()), 0);
-    EXPECT_EQ(read, ones);
+  const GetDataDevice served(driver());
+  const auto disk = driver().disk(served.device.id());
+  std::vector<std::byte> ones(4096, std::byte{1});
+  std::vector<std::byte> read(4096, std::byte{2});
+  for (int i = 0; i < 100; ++i) {
+    std::promise<int> written;
+    Io write = {.op = Operation::kWrite, .sector = 8, .sectors = 8, .data = ones.data()};
+    write.lost = Io::Lost::kAll;
+    disk->submit(write, [&](int result) { written.set_value(result); });
+    EXPECT_EQ(disk->read(16, 8, read.data()), 0);
+    EXPECT_EQ(read, std::vector<std::byte>(4096)) << "the read has got the write's buffer";
+    EXPECT_EQ(written.get_future().get(), 0);
   }
-  EXPECT_EQ(backend.buffers, 0);
+  EXPECT_EQ(disk->read(8, 8, read.data()), 0);
+  EXPECT_EQ(read, ones);
 }
 
 // Keeps the read of one sector, with its buffer, until a flush comes; then another thread completes
