@@ -31,7 +31,7 @@ constexpr Check kChecks[] = {
     {"fua", "a FUA write is made stable", check_fua},
     {"buffers", "no buffer is used after its request was completed", check_buffers},
     {"stop", "closes with I/O in flight, all of which ends", check_stop},
-    {"reopen", "opens and closes 1 000 times and leaves no memory, descriptor or thread",
+    {"reopen", "opens and closes 250 times and leaves no memory, descriptor or thread",
      check_reopen},
 };
 
