@@ -148,13 +148,22 @@ void Backing::measure_file() {
     limits_.discard_granularity = static_cast<uint32_t>(std::max<uint64_t>(block, 512));
     if (block > limits_.physical_block) limits_.io_opt = static_cast<uint32_t>(block);
   }
-  // Whether the filesystem can punch holes: tried past the end of the file, where there is no data.
-  if (!options_.read_only) {
-    const auto past_end = static_cast<off_t>((file_size() + kMaxFileGranularity) /
-                                             kMaxFileGranularity * kMaxFileGranularity);
-    limits_.can_discard = fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, past_end,
-                                    kMaxFileGranularity) == 0;
+  if (!options_.read_only) limits_.can_discard = can_punch_holes();
+}
+
+// Tried past the end of the file, where there is no data: so far that who is just writing the file,
+// and whom this waits for, has not come there, since no write has more than 2 GiB. Nearer only
+// where a file can't be that large.
+bool Backing::can_punch_holes() const {
+  constexpr uint64_t kFar = uint64_t{4} << 30;
+  const uint64_t end = (file_size() / kMaxFileGranularity + 1) * kMaxFileGranularity;
+  for (const uint64_t start : {end + kFar, end}) {
+    if (fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(start),
+                  kMaxFileGranularity) == 0)
+      return true;
+    if (errno != EFBIG) return false;
   }
+  return false;
 }
 
 // What O_DIRECT asks of offsets and buffers. Filesystems that do not tell get whole 4096-byte

@@ -65,6 +65,7 @@ class Backing {
   ublk::UniqueFd open(int more_flags) const;
   void open_to_measure();
   void measure_file();
+  bool can_punch_holes() const;
   void measure_block_device();
   void measure_direct();
   uint64_t file_size() const;

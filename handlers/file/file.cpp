@@ -59,14 +59,26 @@ BackingOptions backing_options(const ublk::OpenArgs& args) {
   return options;
 }
 
-// Whether the ring has the discard command of block devices: since Linux 6.12.
+// Whether the ring has the discard command of block devices, and does what it is told: since Linux
+// 6.12, but from 6.17 to 7.1 it may discard another range. There are releases of 6.18 and 7.1 in
+// which a command that is taken at once never gets its range (mended by "block: fix
+// IORING_URING_CMD_REISSUE flags check"), and before 7.2 one that has to wait reads it again, from
+// a slot of the ring that has another command by then ("copy SQE before issue_blocking punt").
+constexpr bool ring_discards_block_devices(int major, int minor) {
+  const int version = major * 1000 + minor;
+  return (version >= 6012 && version <= 6016) || version >= 7002;
+}
+static_assert(!ring_discards_block_devices(6, 11) && ring_discards_block_devices(6, 12));
+static_assert(ring_discards_block_devices(6, 16) && !ring_discards_block_devices(6, 17));
+static_assert(!ring_discards_block_devices(7, 1) && ring_discards_block_devices(7, 2));
+
 bool ring_discards_block_devices() {
   utsname system;
   int major = 0;
   int minor = 0;
   if (uname(&system) != 0 || std::sscanf(system.release, "%d.%d", &major, &minor) != 2)
     return false;
-  return major > 6 || (major == 6 && minor >= 12);
+  return ring_discards_block_devices(major, minor);
 }
 
 bool is_passing(int result) { return result == -EINTR || result == -EAGAIN; }
@@ -76,7 +88,7 @@ bool is_unsupported(int result) { return result == -EOPNOTSUPP || result == -ENO
 // Found before anything was synced, so no data of others are lost.
 bool is_error_of_one_write(int result) {
   return result == -ENOSPC || result == -EDQUOT || result == -EFBIG || result == -EPERM ||
-         result == -ECANCELED;
+         result == -ECANCELED || result == -ENOMEM;
 }
 
 // The kernel waits by itself where a read or write would block, so these two errors are rare: a
@@ -153,6 +165,8 @@ class File final : public ublk::CoroutineHandler {
   const ublk_host& host_;
   ublk_device* const device_;
   const bool on_workers_;
+  const bool recovering_;
+  const bool ring_discards_ = ring_discards_block_devices();
   Backing backing_;
   std::optional<WriteBackWatch> write_back_;  // once the file may be written to
   std::atomic<bool> can_punch_hole_{true};
@@ -167,6 +181,7 @@ File::File(const ublk::OpenArgs& args)
     : host_(args.host()),
       device_(args.device()),
       on_workers_(args.text("io") == "workers"),
+      recovering_(args.recovering()),
       backing_(backing_options(args)) {
   if (backing_.ignored_tail() > 0)
     host_.log(device_, UBLK_LOG_WARNING,
@@ -195,16 +210,18 @@ void File::geometry(ublk_geometry& geometry) {
     geometry.flags |= UBLK_GEOMETRY_READ_ONLY;
     geometry.flags &= ~uint32_t{UBLK_GEOMETRY_DISCARD | UBLK_GEOMETRY_WRITE_ZEROES};
   }
+  // Past the page cache the pages of whoever uses the disk are written as they are: with holes
+  // between them only at whole blocks, and they may change meanwhile. Workers don't need it, but a
+  // device may come to be served on the ring.
+  if (backing_.direct())
+    geometry.dma_alignment = std::max(geometry.dma_alignment, geometry.logical_block_size);
   if (on_workers_) {
     geometry.model = UBLK_MODEL_WORKERS;
     return;
   }
-  // Past the page cache the pages of whoever uses the disk are written as they are: with holes
-  // between them only at whole blocks, and they may change meanwhile.
-  if (backing_.direct())
-    geometry.dma_alignment = std::max(geometry.dma_alignment, geometry.logical_block_size);
   if (!limits.stable_writes) geometry.flags |= UBLK_GEOMETRY_ZERO_COPY;
-  if (backing_.is_block_device() && !ring_discards_block_devices())
+  // One that has them already keeps them, and is told each time that they don't work.
+  if (backing_.is_block_device() && !ring_discards_ && !recovering_)
     geometry.flags &= ~uint32_t{UBLK_GEOMETRY_DISCARD};
 }
 
@@ -288,11 +305,14 @@ void File::remember_sync_error(int error) {
 
 // ------------------------------------------------- discard and write-zeroes --
 
+static Task<int> unsupported(Io&) { co_return -EOPNOTSUPP; }
+
 // To punch a hole in a block device would be its write-zeroes command, which on many disks writes
 // them one by one.
 Task<int> File::discard(Io& io) {
-  if (backing_.is_block_device()) return done(io, io.discard(fd(), position(io), io.length()));
-  return fallocate(io, kPunchHole);
+  if (!backing_.is_block_device()) return fallocate(io, kPunchHole);
+  if (!on_workers_ && !ring_discards_) return unsupported(io);
+  return done(io, io.discard(fd(), position(io), io.length()));
 }
 
 // By a hole if the space may go, by the filesystem's own zeroing, and by writing zeroes, the first

@@ -93,6 +93,17 @@ TEST_P(FileHandlerCalls, FlushesAReadOnlyDevice) {
   EXPECT_TRUE(disk.log.empty());
 }
 
+// Who is just writing the file makes it longer meanwhile, by 2 GiB at most.
+TEST_P(FileHandlerCalls, LooksWhetherItCanPunchHolesWhereNobodyWrites) {
+  const std::string path = dir_.make_file("other.img", kMiB);
+  seen_.clear();
+  const Device disk("file", {{"path", path}, {"io", GetParam()}});
+  ASSERT_FALSE(seen_.empty());
+  EXPECT_EQ(seen_[0].opcode, static_cast<unsigned>(IORING_OP_FALLOCATE));
+  EXPECT_GT(seen_[0].offset, kMiB + (uint64_t{2} << 30));
+  EXPECT_EQ(seen_[0].flags, unsigned{FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE});
+}
+
 TEST_P(FileHandlerCalls, WritesDurablyOnlyWithFua) {
   EXPECT_EQ(run(UBLK_OP_WRITE), 4096);
   ASSERT_EQ(opcodes(), Opcodes{IORING_OP_WRITE});
@@ -226,9 +237,11 @@ TEST_P(FileHandlerCalls, FailsEveryFlushAfterDataWereLost) {
 }
 
 TEST_P(FileHandlerCalls, FailsEveryFlushAfterADurableWriteFailed) {
-  results_[IORING_OP_WRITE] = {-ENOSPC};
-  EXPECT_EQ(run(UBLK_OP_WRITE, 4096, UBLK_REQUEST_FUA), -ENOSPC);
-  EXPECT_EQ(run(UBLK_OP_FLUSH, 0), 0) << "no space is that write's own error";
+  for (const int own : {-ENOSPC, -ENOMEM}) {
+    results_[IORING_OP_WRITE] = {own};
+    EXPECT_EQ(run(UBLK_OP_WRITE, 4096, UBLK_REQUEST_FUA), own);
+    EXPECT_EQ(run(UBLK_OP_FLUSH, 0), 0) << "that is the write's own error";
+  }
   results_[IORING_OP_WRITE] = {-EIO};
   EXPECT_EQ(run(UBLK_OP_WRITE, 4096, UBLK_REQUEST_FUA), -EIO);
   EXPECT_EQ(run(UBLK_OP_FLUSH, 0), -EIO);
