@@ -157,11 +157,10 @@ Verdict judge(const DeviceFacts& facts) {
   if (!facts.server.empty()) return {Fate::kServed, "served by " + facts.server};
   if (!facts.info.has_value()) return {Fate::kKept, facts.doubt};
   const auto state = static_cast<abi::DeviceState>(facts.info->state);
-  if (facts.pid_lives) {
-    const std::string process = "process " + std::to_string(facts.info->ublksrv_pid);
-    if (state == abi::DeviceState::kLive) return {Fate::kServed, "served by " + process};
-    return {Fate::kKept, process + " lives, which has served it"};
-  }
+  const std::string process = "process " + std::to_string(facts.info->ublksrv_pid);
+  // The process may be of another PID namespace than this one, and not to be seen from here.
+  if (state == abi::DeviceState::kLive) return {Fate::kServed, "served by " + process};
+  if (facts.pid_lives) return {Fate::kKept, process + " lives, which has served it"};
   if (!facts.saved.empty()) return {Fate::kSaved, "waits for the next runner, see " + facts.saved};
   if (!facts.doubt.empty()) return {Fate::kKept, facts.doubt};
   if (!facts.user.empty()) return {Fate::kKept, facts.user};

@@ -268,6 +268,10 @@ TEST(CtlGc, KeepsEverythingElse) {
   EXPECT_EQ(fate([](auto& f) { f.user = "mounted at /mnt"; }), Fate::kKept);
   EXPECT_EQ(fate([](auto& f) { f.doubt = "process 7 can't be looked at"; }), Fate::kKept);
   EXPECT_EQ(fate([](auto& f) { f.pid_lives = true; }), Fate::kKept);
+  // Of another PID namespace.
+  EXPECT_EQ(
+      fate([](auto& f) { f.info->state = static_cast<uint16_t>(ublk::abi::DeviceState::kLive); }),
+      Fate::kServed);
   EXPECT_EQ(fate([](auto& f) { f.age = std::chrono::seconds(5); }), Fate::kKept);
   EXPECT_EQ(fate([](auto& f) {
               f.info.reset();
