@@ -119,7 +119,7 @@ DbusMethods::DbusMethods(Runner& runner, Reloader& reloader, std::string config_
       config_file_(std::move(config_file)),
       before_reply_(std::move(before_reply)) {}
 
-Task<> DbusMethods::answer(Invocation invocation, Task<Variant> work) {
+Task<> DbusMethods::answer(Invocation invocation, Task<Variant> work, Effect effect) {
   Variant value;
   std::exception_ptr failure;
   try {
@@ -127,7 +127,7 @@ Task<> DbusMethods::answer(Invocation invocation, Task<Variant> work) {
   } catch (...) {
     failure = std::current_exception();
   }
-  before_reply_();
+  if (effect == Effect::kChanges) before_reply_();
   if (failure)
     invocation.fail(dbus_error(failure));
   else
@@ -181,19 +181,35 @@ Task<Variant> DbusMethods::run_add(std::string name, std::map<std::string, std::
     file = co_await making;
   }
   const std::string path = co_await runner_.add(std::move(config), false);
-  if (file != nullptr) {
+  if (file != nullptr) co_await commit(name, file);
+  log(LogLevel::kInfo, name, "added by a command%s", persist ? ", for good" : "");
+  co_return own_variant(g_variant_new("(os)", device_object_path(name).c_str(), path.c_str()));
+}
+
+// If it can't be kept for good, the device goes again: who asked for both has neither.
+Task<> DbusMethods::commit(std::string name, std::shared_ptr<PersistentDevice> file) {
+  std::exception_ptr failure;
+  try {
     // A reload that has read the files before would remove it again.
     const auto turn = co_await reloader_.turn();
     const auto committing = runner_.jobs().run([file] { file->commit(); });
     co_await committing;
     if (const auto device = runner_.find(name)) device->set_configured(true);
+  } catch (...) {
+    failure = std::current_exception();
   }
-  log(LogLevel::kInfo, name, "added by a command%s", persist ? ", for good" : "");
-  co_return own_variant(g_variant_new("(os)", device_object_path(name).c_str(), path.c_str()));
+  if (!failure) co_return;
+  try {
+    co_await runner_.remove(name, false);
+  } catch (const std::exception& e) {
+    log(LogLevel::kError, name, "served, but not kept for good: %s", e.what());
+  }
+  std::rethrow_exception(failure);
 }
 
 void DbusMethods::reload(GDBusMethodInvocation* invocation, bool dry_run) {
-  tasks_.start(answer(Invocation(invocation), run_reload(dry_run)));
+  tasks_.start(answer(Invocation(invocation), run_reload(dry_run),
+                      dry_run ? Effect::kReads : Effect::kChanges));
 }
 
 Task<Variant> DbusMethods::run_reload(bool dry_run) {
@@ -244,7 +260,7 @@ void DbusMethods::restart(GDBusMethodInvocation* invocation, std::string name) {
 }
 
 void DbusMethods::get_statistics(GDBusMethodInvocation* invocation, std::string name) {
-  tasks_.start(answer(Invocation(invocation), run_get_statistics(std::move(name))));
+  tasks_.start(answer(Invocation(invocation), run_get_statistics(std::move(name)), Effect::kReads));
 }
 
 Task<Variant> DbusMethods::run_get_statistics(std::string name) {

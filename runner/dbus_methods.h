@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 
@@ -17,6 +18,8 @@
 
 namespace ublk_runner {
 
+class PersistentDevice;
+
 inline constexpr char kDbusName[] = "org.ublk.Runner1";
 inline constexpr char kDbusPath[] = "/org/ublk/Runner1";
 
@@ -26,7 +29,8 @@ std::string device_object_path(const std::string& name);
 // when the operation has ended. Calls run side by side. Control thread.
 class DbusMethods {
  public:
-  // `before_reply` is called before each answer: what the caller looks at next must be up to date.
+  // `before_reply` is called before the answer to what may have changed something: what the caller
+  // looks at next must be up to date.
   // `config_file`: where devices are kept for good.
   DbusMethods(Runner& runner, Reloader& reloader, std::string config_file,
               std::function<void()> before_reply);
@@ -51,9 +55,11 @@ class DbusMethods {
  private:
   class AddedName;
   class Invocation;
-  Task<> answer(Invocation invocation, Task<Variant> work);
+  enum class Effect : uint8_t { kChanges, kReads };
+  Task<> answer(Invocation invocation, Task<Variant> work, Effect effect = Effect::kChanges);
   Task<Variant> run_add(std::string name, std::map<std::string, std::string> settings,
                         bool persist);
+  Task<> commit(std::string name, std::shared_ptr<PersistentDevice> file);
   Task<Variant> run_reload(bool dry_run);
   Task<> run_remove_persistent(std::string name, bool force);
   Task<Variant> run_get_statistics(std::string name);

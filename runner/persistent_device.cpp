@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <stdexcept>
 #include <string_view>
@@ -50,11 +52,18 @@ std::string escape_value(std::string_view value) {
   return text;
 }
 
-std::string section_of(const DeviceConfig& device) {
-  std::string text = "[device " + device.name + "]\n";
-  for (const auto& [key, setting] : device.settings)
+// As a device is written; `group` is "device NAME".
+std::string section_of(const std::string& group, const std::map<std::string, Setting>& settings) {
+  std::string text = '[' + group + "]\n";
+  for (const auto& [key, setting] : settings)
     text += key + " = " + escape_value(setting.value) + '\n';
   return text;
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) fail(path);
+  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 void refuse_second_section(const std::string& config_file, const std::string& name) {
@@ -116,7 +125,7 @@ PersistentDevice::PersistentDevice(const std::string& config_file, const DeviceC
   else if (errno != EEXIST)
     fail("making " + dir);
   try {
-    write_file(temporary_, section_of(device));
+    write_file(temporary_, section_of("device " + device.name, device.settings));
     check_read_back(temporary_, device);
   } catch (...) {
     unlink(temporary_.c_str());
@@ -134,7 +143,12 @@ void PersistentDevice::commit() {
     fail(path_);
   }
   committed_ = true;
-  sync_parent(path_);
+  try {
+    sync_parent(path_);
+  } catch (...) {
+    unlink(path_.c_str());
+    throw;
+  }
 }
 
 std::string persistent_device_file(const std::string& config_file, const std::string& name) {
@@ -144,8 +158,10 @@ std::string persistent_device_file(const std::string& config_file, const std::st
                              std::generic_category().message(errno));
   std::vector<Finding> findings;
   const std::vector<KeyFileGroup> groups = read_key_file(path, findings);
-  if (!findings.empty() || groups.size() != 1 || groups[0].name != "device " + name)
-    throw std::runtime_error(path + " holds something else than the section [device " + name + ']');
+  if (!findings.empty() || groups.size() != 1 || groups[0].name != "device " + name ||
+      read_file(path) != section_of(groups[0].name, groups[0].settings))
+    throw std::runtime_error(path + " holds something else than the section [device " + name +
+                             "], as \"ublkctl add --persist\" writes it");
   return path;
 }
 

@@ -86,9 +86,9 @@ ExitStatus remove(const Call& call) {
   if (configured && !persist)
     fprintf(stderr,
             "ublkctl: %s is still in the configuration: the next reload or start brings it back; "
-            "if \"ublkctl add --persist\" has written it there, \"ublkctl remove --persist\" "
-            "removes it there, too\n",
-            name.c_str());
+            "if \"ublkctl add --persist\" has written it there, its file is %s.conf, which "
+            "\"ublkctl remove --persist\" would have removed, too\n",
+            name.c_str(), name.c_str());
   return kExitOk;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dbus_fixture.h"
+#include "support/eventually.h"
 
 namespace fake {
 namespace {
@@ -76,6 +77,40 @@ TEST_F(DbusTest, OfTwoPersistentDevicesOfOneNameThereIsOne) {
     ASSERT_TRUE(std::filesystem::is_empty(config_dir()));
     if (HasFailure()) return;
   }
+}
+
+class UnusedDbusTest : public DbusTest {
+ protected:
+  UnusedDbusTest() { unused_ = true; }
+};
+
+TEST_F(UnusedDbusTest, WhatCannotBeKeptForGoodIsNotServed) {
+  const std::string hang = dir_ + "/hang";
+  std::ofstream(hang) << ' ';
+  run_client([&] {
+    std::thread other([&] {
+      const auto add = [&] {
+        const std::string disk = dir_ + "/disk";
+        RunnerClient(call()).add("kept",
+                                 {{"handler", "touchy"},
+                                  {"path", disk},
+                                  {"size", "1M"},
+                                  {"no_open", disk + "-no"},
+                                  {"no_close", disk + "-no"},
+                                  {"hang", hang}},
+                                 true);
+      };
+      EXPECT_NE(std::string(error_of(add).what()).find("kept.conf exists already"),
+                std::string::npos);
+    });
+    // While it is opened somebody else writes such a file.
+    EXPECT_TRUE(test::eventually([&] { return std::filesystem::file_size(hang) == 2; }));
+    std::ofstream(config_dir() + "/kept.conf") << "[device other]\nhandler = null\n";
+    std::filesystem::remove(hang);
+    other.join();
+    EXPECT_EQ(RunnerClient(call()).devices().size(), 1u);
+  });
+  EXPECT_TRUE(std::filesystem::exists(config_dir() + "/kept.conf"));
 }
 
 TEST_F(DbusTest, ADeviceThatIsNotPersistentIsNoneThatIsMissing) {

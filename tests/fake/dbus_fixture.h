@@ -57,6 +57,8 @@ class DbusTest : public FakeTest {
     options.handler_dir = UBLK_TEST_HANDLERS;
     options.link_dir = dir_ + "/ublk";
     options.driver = &driver();
+    if (unused_)
+      options.users = [](const std::string&) { return std::vector<ublk_runner::DeviceUser>(); };
     runner_.emplace(options);
     reloader_.emplace(*runner_, config(), UBLK_TEST_HANDLERS);
     bool done = false;
@@ -66,6 +68,8 @@ class DbusTest : public FakeTest {
     while (!done) g_main_context_iteration(nullptr, TRUE);
     server_.emplace(*runner_, *reloader_, config(), socket(), false);
   }
+
+  bool unused_ = false;  // nobody uses a device; else it can't be told here
 
   void stop() {
     bool done = false;

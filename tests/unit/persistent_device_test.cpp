@@ -116,6 +116,15 @@ TEST_F(PersistentDeviceTest, IsNotRemovedWithAnythingElse) {
   EXPECT_EQ(nr_files(), 1u);
 }
 
+TEST_F(PersistentDeviceTest, IsNotRemovedWithAComment) {
+  PersistentDevice(conf(), device({{"handler", "null"}, {"size", "1M"}})).commit();
+  const std::string path = conf() + ".d/disk.conf";
+  std::ofstream(path) << "[device disk]\nhandler = null\nsize = 2M\n";
+  EXPECT_EQ(persistent_device_file(conf(), "disk"), path) << "another value is none of that";
+  std::ofstream(path, std::ios::app) << "# of the accounts\n";
+  EXPECT_THROW(persistent_device_file(conf(), "disk"), std::runtime_error);
+}
+
 TEST_F(PersistentDeviceTest, NeedsAConfigurationWithoutErrors) {
   std::ofstream(conf(), std::ios::app) << "junk\n";
   EXPECT_THROW(PersistentDevice(conf(), device({{"handler", "null"}})), ConfigError);
