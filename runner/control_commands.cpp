@@ -19,6 +19,12 @@ Task<ublk::Command> ControlCommands::run(ublk::Command command, Milliseconds dea
   });
   co_await answer.within(context_, kQuick);
   slot.give_back();
+  // One that the kernel had no memory for when it was submitted would wait for the next one.
+  for (;;) {
+    const bool answered = co_await answer.within(context_, kResubmit);
+    if (answered) break;
+    control_.dispatch();
+  }
   Answer ended = co_await answer;
   if (ended.result < 0) throw ublk::Control::error(ended.result, ended.command);
   co_return std::move(ended.command);

@@ -32,6 +32,7 @@ class ControlCommands {
   // A command that takes longer waits for something (held I/O, an opener) and costs no CPU; it
   // makes room, so that hung commands hold up no other device's.
   static constexpr Milliseconds kQuick{1000};
+  static constexpr Milliseconds kResubmit{1000};
 
   struct Answer {
     int result;

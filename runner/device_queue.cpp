@@ -141,8 +141,8 @@ void DeviceQueue::serve_rest(Tag& tag) {
   start(tag);
 }
 
-// On a worker. Either abandon() sees here what is awaited, or it is seen here that it has run: each
-// stores its own word before it loads the other's, all of that in one order.
+// On a worker. Either cancel() and abandon() see here what is awaited, or it is seen here that they
+// have run: each stores its own word before it loads the other's, all of that in one order.
 void DeviceQueue::run_on_worker(WorkerPool::Item& item) noexcept {
   Tag& tag = static_cast<Tag&>(item);
   DeviceQueue& queue = *tag.queue;
@@ -157,8 +157,11 @@ void DeviceQueue::run_on_worker(WorkerPool::Item& item) noexcept {
   if (counting != nullptr) [[unlikely]]
     counting->started(queue.number_of(tag), monotonic_nanoseconds());
   const uint16_t submission = next_submission(tag, std::memory_order_seq_cst);
-  if (queue.abandoned_.load(std::memory_order_seq_cst)) {
-    if (claim(tag, submission)) tag.whole.complete(-EIO);
+  if (queue.submits_no_more_.load(std::memory_order_seq_cst)) {
+    if (claim(tag, submission))
+      tag.whole.complete(-EIO);
+    else
+      end_late(tag, submission);  // of a timeout, meanwhile
     return;
   }
   const int result = queue.submit_(queue.instance_, &queue, &tag.request);

@@ -237,7 +237,7 @@ class DeviceQueue final : public ublk::Backend, public ublk_queue {
   const bool moves_data_;
   ublk::BufferMode mode_ = ublk::BufferMode::kCopy;
   Life life_ = Life::kNew;
-  std::atomic<bool> abandoned_{false};  // abandon() has run; for workers
+  std::atomic<bool> submits_no_more_{false};  // cancel() or abandon() has run; for workers
   QueueThread& thread_;
   const DeviceQueueEvents events_;
   // The tags' data. Kept until the object goes, for a handler that has not answered.

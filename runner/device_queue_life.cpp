@@ -217,11 +217,12 @@ void DeviceQueue::refuse() {
 
 // Whoever completes a request meanwhile, its tag gets no other one before this has returned.
 void DeviceQueue::cancel() {
+  submits_no_more_.store(true, std::memory_order_seq_cst);  // see run_on_worker()
   const ublk_handler& table = handler_.table;
   if (table.cancel == nullptr) return;
   for (uint16_t i = 0; i < depth_; ++i) {
     Tag& tag = tag_for(i);
-    if (tag.awaited.load(std::memory_order_acquire) != 0)
+    if (tag.awaited.load(std::memory_order_seq_cst) != 0)
       table.cancel(handler_.instance, this, &tag.request);
   }
   if (timeouts_ != nullptr) timeouts_->cancel_orphans();
@@ -235,7 +236,7 @@ unsigned DeviceQueue::abandon() {
     ++abandoned;
     if (part_from_buffer(tag)) tag.whole.complete(-EIO);
   };
-  abandoned_.store(true, std::memory_order_seq_cst);  // see run_on_worker()
+  submits_no_more_.store(true, std::memory_order_seq_cst);  // see run_on_worker()
   if (timeouts_ != nullptr)
     for (Tag* tag : timeouts_->take_claimed()) give_up(*tag);
   for (uint16_t i = 0; i < depth_; ++i) {

@@ -3,9 +3,11 @@
 // ublk-runner: see ublk-runner(8).
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <ublk/error.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -62,6 +64,15 @@ bool has_saved_devices(const std::string& state_dir) {
   }
 }
 
+// What is allocated here may not wait for this process's own disks to be written to. All its
+// threads inherit that, those of handlers' libraries, too: each may hold what an I/O thread waits
+// for. A container may refuse it; then it has to go without.
+void allocate_without_own_disks() {
+  if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
+    log(LogLevel::kDebug, {}, "PR_SET_IO_FLUSHER: %s",
+        std::generic_category().message(errno).c_str());
+}
+
 ExitStatus serve(const CommandLine& line, std::optional<Background>& background) {
   CheckedConfig checked = check(line);
   for (const Finding& finding : checked.findings)
@@ -74,6 +85,7 @@ ExitStatus serve(const CommandLine& line, std::optional<Background>& background)
   }
   set_log_level(line.log_level.value_or(checked.config.log_level));
   if (checked.config.lock_memory) lock_memory();
+  allocate_without_own_disks();
   load_ublk_module();
   Service service(std::move(checked), line);
   return service.run([&background](ExitStatus status) {

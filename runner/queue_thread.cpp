@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "queue_thread.h"
 
-#include <sys/prctl.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cinttypes>
@@ -77,8 +75,6 @@ void QueueThread::main(std::promise<void>& started) {
 
 void QueueThread::set_up() {
   pthread_setname_np(pthread_self(), ("ublk-io/" + std::to_string(index_)).c_str());
-  if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
-    log(LogLevel::kDebug, {}, "PR_SET_IO_FLUSHER: %s", g_strerror(errno));
   // A queue thread that took its CPU from who works for it, be that a worker, a thread of a client
   // library or a server on this machine, would do so for each request.
   schedule_as_batch();
@@ -105,10 +101,14 @@ void QueueThread::serve() {
     ++turns_;
     clock_.begin_turn();
     ring_->wait_over();
+    // No more than there are now: others may come for as long as this goes on, with each submit of
+    // a full ring, and none of their places is free before it ends.
+    const unsigned ready = io_uring_cq_ready(&uring_);
     unsigned head;
     unsigned count = 0;
     io_uring_cqe* cqe;
     io_uring_for_each_cqe(&uring_, head, cqe) {
+      if (count == ready) break;
       if (!ring_->dispatch(*cqe)) dispatch(*cqe);
       ++count;
     }

@@ -28,8 +28,7 @@ namespace ublk_runner {
 
 // One thread and its ring. Made and destroyed by the control thread; the rest is said at each
 // function. Signals are blocked, it is pinned to no CPU and takes none from others
-// (batch_scheduling.h), and it is marked for the kernel as a part of the I/O path
-// (PR_SET_IO_FLUSHER), so that its own allocations don't wait for its own disks.
+// (batch_scheduling.h).
 class QueueThread final : private ublk::BufferPool::Waker {
  public:
   // Starts the thread and returns when its ring is there. After work it looks for more for up to
@@ -50,6 +49,10 @@ class QueueThread final : private ublk::BufferPool::Waker {
         context_, [this](std::function<void()> task) { post(std::move(task)); },
         std::move(function));
   }
+
+  // What whoever waits for an answer puts here when it does not come in time, and what is gone once
+  // the thread has come to it; shared, since who waits may outlive the thread. Control thread.
+  std::shared_ptr<std::weak_ptr<void>> late() const { return late_; }
 
   // The rest is for the thread itself.
   ublk::Ring& ring() { return *ring_; }
@@ -88,6 +91,7 @@ class QueueThread final : private ublk::BufferPool::Waker {
   AdaptiveSpin spin_;
   uint64_t turns_ = 0;  // of the loop, ever
   TurnClock clock_;
+  const std::shared_ptr<std::weak_ptr<void>> late_ = std::make_shared<std::weak_ptr<void>>();
   std::thread thread_;
 };
 

@@ -2,7 +2,6 @@
 #include "worker_pool.h"
 
 #include <fcntl.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -105,8 +104,6 @@ void WorkerPool::cancel(Worker& worker) {
 
 void WorkerPool::main(Worker& self) {
   pthread_setname_np(pthread_self(), "ublk-work");
-  // A container may refuse it; then it has to go without.
-  prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
   schedule_as_batch();
   ublk::CompletionBatch completions;
   own_completions = &completions;

@@ -186,6 +186,30 @@ TEST_P(DeviceQueueTest, RequestsThatWaitForAWorkerAreDropped) {
   closed_ = true;
 }
 
+// The handler has been asked to cancel what it has, and is not asked again.
+TEST_P(DeviceQueueTest, WhatWaitsForAWorkerIsNotSubmittedAfterACancel) {
+  if (!on_worker()) GTEST_SKIP() << "none waits for one";
+  table_.cancel = [](void*, ublk_queue*, ublk_request*) {};
+  open();
+  std::promise<void> go_on;
+  std::shared_future<void> may_go_on = go_on.get_future().share();
+  set_handler([may_go_on](ublk_request& r) {
+    may_go_on.wait();
+    return static_cast<int>(r.length);
+  });
+  for (uint16_t tag = 0; tag < 4; ++tag) push(tag, request(UBLK_OP_READ, 0, 4096));
+  const uint16_t first = wait_seen(1).tag;
+  on_thread([&] {
+    queue_->refuse();
+    thread_.feeder().flush();
+    queue_->cancel();
+  });
+  go_on.set_value();
+  for (uint16_t tag = 0; tag < 4; ++tag)
+    EXPECT_EQ(driver_.committed(tag), tag == first ? 4096 : -EIO);
+  EXPECT_EQ(seen().size(), 1u);
+}
+
 // The copy would be taken for the offset in what is registered.
 TEST_P(DeviceQueueTest, AHeldCopyIsNotGivenToAHandlerWithZeroCopy) {
   if (on_worker()) GTEST_SKIP() << "a worker copies when it serves";

@@ -3,7 +3,6 @@
 // more.
 #include <gtest/gtest.h>
 #include <sched.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -41,23 +40,17 @@ TEST(WorkerPool, ThreadsAreWhatTheIoPathNeeds) {
   WorkerPool::Client client(pool, 1);
   char name[16] = "";
   sigset_t blocked;
-  int io_flusher = -1;
   int policy = -1;
   Job job([&] {
     policy = sched_getscheduler(0);
     pthread_getname_np(pthread_self(), name, sizeof(name));
     pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
-    io_flusher = prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0);
   });
   feed(pool, [&](auto& feeder) { feeder.add(client, job); });
   ASSERT_TRUE(eventually([&] { return client.idle(); }));
   EXPECT_STREQ(name, "ublk-work");
   for (const int signal : {SIGTERM, SIGHUP, SIGCHLD, SIGUSR1})
     EXPECT_EQ(sigismember(&blocked, signal), 1) << signal;
-  if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0) {
-    EXPECT_EQ(io_flusher, 1);
-    prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0);
-  }
   EXPECT_EQ(policy, own_policy == SCHED_OTHER ? SCHED_BATCH : own_policy);
   EXPECT_EQ(sched_getscheduler(0), own_policy);
   // A thread made from here must not have changed this one's mask.

@@ -235,9 +235,12 @@ int Ring::run_once(Other&& other) {
     io_uring* const uring;
     unsigned count;
   } taken{uring_, 0};
+  // No more than there are now: others may come for as long as this goes on.
+  const unsigned ready = io_uring_cq_ready(uring_);
   unsigned head;
   io_uring_cqe* cqe;
   io_uring_for_each_cqe(uring_, head, cqe) {
+    if (taken.count == ready) break;
     ++taken.count;
     if (!dispatch(*cqe)) other(*cqe);
   }
