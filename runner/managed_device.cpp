@@ -19,6 +19,7 @@ using std::chrono::seconds;
 namespace abi = ublk::abi;
 
 constexpr seconds kStatisticsLimit{1};
+constexpr seconds kRulesLimit{1};  // a thread that is blocked serves nothing meanwhile
 
 constexpr const char* kStateNames[] = {"new",  "opening",  "adding", "starting", "adopting", "live",
                                        "held", "stopping", "gone",   "stuck",    "left"};
@@ -96,8 +97,18 @@ void ManagedDevice::queue_failed(uint16_t index, uint16_t tag, int error) {
   lose();
 }
 
+// What has happened while nobody watched is told now.
+void ManagedDevice::watch(std::function<void()> lost) {
+  lost_ = std::move(lost);
+  if (std::exchange(lost_unseen_, false)) lose();
+}
+
 void ManagedDevice::lose() {
-  if (!is_up() || lost_ == nullptr) return;
+  if (!is_up()) return;
+  if (lost_ == nullptr) {
+    lost_unseen_ = true;
+    return;
+  }
   log(LogLevel::kError, name(), "the kernel has ended the device");
   services_.context.post(std::exchange(lost_, nullptr));
 }
@@ -108,26 +119,35 @@ void ManagedDevice::use_statistics() const {
         [queue = served.queue, on = services_.statistics] { queue->use_statistics(on); });
 }
 
-// A thread that a handler blocks does not answer: then at least its counters are read.
+// A thread that a handler blocks does not answer: then at least its counters are read. It is waited
+// for once, not by each of its devices.
 Task<DeviceStatistics> ManagedDevice::statistics() const {
   struct Asked {
     std::shared_ptr<QueueStatistics> statistics;
+    std::weak_ptr<void> question;  // gone when it has been answered
+    std::shared_ptr<std::weak_ptr<void>> late;
     Completion<DeviceStatistics> answer;
   };
   std::vector<Asked> asked;  // queues_ may be others by the time of the answer
-  for (const Served& served : queues_)
-    asked.push_back({served.statistics, served.thread->run([statistics = served.statistics] {
-                       return statistics->collect();
-                     })});
+  for (const Served& served : queues_) {
+    const auto question = std::make_shared<char>();
+    const auto collect = [question, statistics = served.statistics] {
+      return statistics->collect();
+    };
+    asked.push_back(
+        {served.statistics, question, served.thread->late(), served.thread->run(collect)});
+  }
   DeviceStatistics all;
   all.enabled = services_.statistics;
   const Deadline deadline(kStatisticsLimit);
   for (const Asked& queue : asked) {
-    const bool in_time = co_await queue.answer.within(services_.context, deadline.left());
+    const Milliseconds limit = queue.late->expired() ? deadline.left() : Milliseconds(0);
+    const bool in_time = co_await queue.answer.within(services_.context, limit);
     if (in_time) {
       const DeviceStatistics answer = co_await queue.answer;
       all.add(answer);
     } else {
+      *queue.late = queue.question;
       all.add(queue.statistics->counters());
       ++all.silent_queues;
     }
@@ -172,7 +192,11 @@ Task<> ManagedDevice::update_size(uint64_t sectors) {
 
   // Requests beyond the old end come as soon as the kernel knows the new one.
   const uint64_t before = params_.basic.dev_sectors;
-  if (sectors > before) set_sectors(sectors);
+  if (sectors > before) {
+    std::vector<Completion<>> known = set_sectors(sectors);
+    const Deadline deadline(kRulesLimit);
+    for (const Completion<>& done : known) co_await done.within(services_.context, deadline.left());
+  }
   std::exception_ptr failure;
   try {
     co_await services_.commands.run(ublk::Command::update_size(info_.dev_id, sectors));
@@ -185,12 +209,16 @@ Task<> ManagedDevice::update_size(uint64_t sectors) {
       static_cast<unsigned long long>(size()));
 }
 
-void ManagedDevice::set_sectors(uint64_t sectors) {
+// Returns what is settled once the queues know it.
+std::vector<Completion<>> ManagedDevice::set_sectors(uint64_t sectors) {
   params_.basic.dev_sectors = sectors;
   const RequestRules rules = rules_from_params(params_);
+  std::vector<Completion<>> known;
   for (const Served& served : queues_)
-    served.queue->thread().post([queue = served.queue, rules] { queue->set_rules(rules); });
+    known.push_back(
+        served.queue->thread().run([queue = served.queue, rules] { queue->set_rules(rules); }));
   services_.changed();
+  return known;
 }
 
 }  // namespace ublk_runner

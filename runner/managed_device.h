@@ -122,10 +122,13 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   // on with it: then its requests are left to that.
   Task<> end();
 
-  // Holds the device's I/O, closes its handler, loads and opens it anew with `config`, and goes on;
-  // with the old one if the new one can't be opened. Throws std::runtime_error: nothing has
-  // changed.
-  Task<> restart(DeviceConfig config);
+  // Holds the device's I/O, closes its handler, loads and opens it anew with what `change` makes of
+  // its configuration, and goes on; with the old one if the new one can't be opened. `change` is
+  // called when operations before this one have ended: they may have changed it, too. Throws what
+  // that throws, or std::runtime_error: nothing has changed.
+  Task<> restart(std::function<void(DeviceConfig&)> change);
+  // Is there while a call of the handler runs, be it one that is waited for no more.
+  std::weak_ptr<void> handler_call() const { return handler_job_; }
   // Asks the handler for the size, and tells the kernel.
   void refresh_size() { size_changed(); }
 
@@ -187,17 +190,19 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   void save_state(std::chrono::nanoseconds held_since = {});
   void update_state(std::chrono::nanoseconds held_since = {});
   void queue_failed(uint16_t index, uint16_t tag, int error);
+  void watch(std::function<void()> lost);
   void lose();
   ublk::abi::Params checked_params(const ublk_geometry& geometry, const DeviceConfig& config) const;
   void size_changed();
   Task<> resize();
   Task<> update_size(uint64_t sectors);
-  void set_sectors(uint64_t sectors);
+  std::vector<Completion<>> set_sectors(uint64_t sectors);
 
   // managed_device_start.cpp: up.
   void refuse_second() const;
   uint32_t wanted_queues(const DeviceConfig& config) const;
   void check_queues(const ublk_geometry& geometry) const;
+  void check_offer(const ublk::abi::Params& offered) const;
   Task<> add();
   Task<> add_with_free_id(ublk::abi::DevInfo wanted);
   void choose_buffers(ublk::abi::DevInfo& wanted);
@@ -223,7 +228,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   bool kernel_has_handlers_buffers() const;
   Task<> refuse_smaller(uint64_t sectors);
   Task<> restore_size(uint64_t sectors);
-  Task<> attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library);
+  enum class NewSize : uint8_t { kTakenIn, kLater };
+  Task<> attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library, NewSize size);
   Task<> reattach();
   Task<bool> try_reattach();
   void go_on();
@@ -265,6 +271,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   std::function<void()> interrupt_wait_;
   std::function<void()> interrupt_retry_;
   std::function<void()> lost_;
+  bool lost_unseen_ = false;  // while there was no lost_
   std::string trouble_;
   Semaphore operations_{1};  // one at a time changes what is below
 
@@ -298,10 +305,13 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
 // Runs what calls the handler and may block.
 template <class F>
 auto ManagedDevice::run_job(F function) {
-  const auto running = std::make_shared<char>();
+  auto running = std::make_shared<char>();
   handler_job_ = running;
   return services_.jobs->run(
-      [running, function = std::move(function)]() mutable { return function(); });
+      [running = std::move(running), function = std::move(function)]() mutable {
+        const auto until_returned = std::move(running);  // no longer: the answer is sent after that
+        return function();
+      });
 }
 
 // Waits for such a job. One that is given up goes on by itself, and what it brings is dropped.

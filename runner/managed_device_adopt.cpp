@@ -75,7 +75,7 @@ Task<> ManagedDevice::adopt(SavedDevice saved, abi::DevInfo info, std::function<
   } catch (const std::exception& e) {
     log(LogLevel::kError, name(), "%s; it is %s", e.what(), node().c_str());
   }
-  lost_ = std::move(lost);
+  watch(std::move(lost));
   log(LogLevel::kInfo, name(), "%s: adopted %lld ms after the start, %s", node().c_str(),
       static_cast<long long>(process_age().count()), pause_since(saved.held_since).c_str());
   update_state();
@@ -117,11 +117,10 @@ Task<> ManagedDevice::recover(abi::DevInfo info) {
     use_handler(std::move(handler), config_);
     check_queues(geometry);
     const abi::Params wanted = checked_params(geometry, config_);
-    const std::string difference = params_difference(params_, wanted);
-    if (!difference.empty())
-      throw std::runtime_error("the kernel can't change it while the device lives: " + difference);
+    check_offer(wanted);
     co_await fence();
-    resize_wanted_ = wanted.basic.dev_sectors != params_.basic.dev_sectors;
+    // The handler may have told of another size meanwhile.
+    if (wanted.basic.dev_sectors != params_.basic.dev_sectors) resize_wanted_ = true;
   } catch (const std::exception& e) {
     trouble = e.what();
   }
@@ -203,10 +202,10 @@ Task<> ManagedDevice::end() {
 Task<> ManagedDevice::remove() {
   const auto permit = co_await operations_.acquire();
   if (!is_up()) throw std::runtime_error(std::string("it is ") + state_name());
-  const std::function<void()> lost = std::exchange(lost_, nullptr);
+  std::function<void()> lost = std::exchange(lost_, nullptr);
   const std::string user = co_await find_user();
   if (!user.empty()) {
-    lost_ = lost;
+    watch(std::move(lost));
     throw RunnerError(RunnerError::Kind::kInUse, "it is in use: " + user);
   }
   interrupt();

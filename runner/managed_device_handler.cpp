@@ -235,8 +235,11 @@ Task<> ManagedDevice::restore_size(uint64_t sectors) {
   }
 }
 
-// The device must be held, without a handler. It still is afterwards, for release().
-Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library) {
+// The device must be held, without a handler. It still is afterwards, for release(). Another size
+// is taken in, or it fails; kLater: whoever has served the device would have gone on with it, so it
+// is only looked at by go_on().
+Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<HandlerLibrary> library,
+                                     NewSize size) {
   const uint64_t sectors_before = params_.basic.dev_sectors;
   OpenHandler handler = co_await open_handler(config, std::move(library), true);
   const ublk_geometry geometry = handler.geometry;
@@ -247,12 +250,13 @@ Task<> ManagedDevice::attach_handler(DeviceConfig config, std::shared_ptr<Handle
     use_pool();
     check_queues(geometry);
     const ublk::abi::Params wanted = checked_params(geometry, config);
-    const std::string difference = params_difference(params_, wanted);
-    if (!difference.empty())
-      throw std::runtime_error("the kernel can't change it while the device lives: " + difference);
-    co_await refuse_smaller(wanted.basic.dev_sectors);
+    check_offer(wanted);
+    if (size == NewSize::kTakenIn) co_await refuse_smaller(wanted.basic.dev_sectors);
     co_await fence();
-    co_await update_size(wanted.basic.dev_sectors);
+    if (size == NewSize::kTakenIn)
+      co_await update_size(wanted.basic.dev_sectors);
+    else if (wanted.basic.dev_sectors != sectors_before)
+      resize_wanted_ = true;
     swapping = true;
     co_await swap_queues();
   } catch (...) {
@@ -302,7 +306,7 @@ Task<bool> ManagedDevice::try_reattach() {
   if (!handler_job_.expired()) co_return false;
   std::string trouble;
   try {
-    co_await attach_handler(config_, nullptr);
+    co_await attach_handler(config_, nullptr, NewSize::kLater);
   } catch (const std::exception& e) {
     trouble = e.what();
   }

@@ -3,6 +3,7 @@
 // A device's handler is closed and opened anew, perhaps another one, while its I/O is held.
 #include <chrono>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -17,7 +18,7 @@ namespace ublk_runner {
 // anything is dispatched. If that fails, the device is held, without a handler.
 Task<> ManagedDevice::attach_and_save(DeviceConfig config) {
   const uint64_t sectors_before = params_.basic.dev_sectors;
-  co_await attach_handler(config, nullptr);
+  co_await attach_handler(config, nullptr, NewSize::kTakenIn);
   std::swap(config_, config);
   std::exception_ptr failure;
   try {
@@ -43,7 +44,7 @@ void ManagedDevice::keep_held(const std::string& cause) {
   tasks_.start(reattach());
 }
 
-Task<> ManagedDevice::restart(DeviceConfig config) {
+Task<> ManagedDevice::restart(std::function<void(DeviceConfig&)> change) {
   const auto permit = co_await operations_.acquire();
   if (!is_up()) throw std::runtime_error(std::string("it is ") + state_name());
   if (is_volatile_)
@@ -51,6 +52,11 @@ Task<> ManagedDevice::restart(DeviceConfig config) {
                              " keeps it in this process");
   if (kernel_has_handlers_buffers())
     throw std::runtime_error("the kernel uses the handler's buffers while the device lives");
+  // With each try another thread would hang in it.
+  if (instance_ == nullptr && !handler_job_.expired())
+    throw std::runtime_error("its handler has not returned from an earlier open yet");
+  DeviceConfig config = config_;
+  change(config);
 
   save_state();  // what can't be saved afterwards would be undone by the next runner
   const auto began = std::chrono::steady_clock::now();
@@ -74,7 +80,7 @@ Task<> ManagedDevice::restart(DeviceConfig config) {
   }
   if (failure && old_library != nullptr) {
     try {
-      co_await attach_handler(config_, old_library);
+      co_await attach_handler(config_, old_library, NewSize::kLater);
     } catch (const std::exception& e) {
       keep_held(e.what());
       std::rethrow_exception(failure);

@@ -59,7 +59,7 @@ Task<> ManagedDevice::start(std::function<void()> lost, bool recovering) {
     co_await tear_down();
     std::rethrow_exception(failure);
   }
-  lost_ = std::move(lost);
+  watch(std::move(lost));
   if (resize_wanted_) size_changed();
 }
 
@@ -86,6 +86,12 @@ void ManagedDevice::check_queues(const ublk_geometry& geometry) const {
   throw std::runtime_error("the device has " + std::to_string(info_.nr_hw_queues) +
                            " queues, the handler now takes " + std::to_string(geometry.max_queues) +
                            " at most");
+}
+
+void ManagedDevice::check_offer(const abi::Params& offered) const {
+  const std::string shortcoming = params_shortcoming(params_, offered);
+  if (!shortcoming.empty())
+    throw std::runtime_error("the kernel can't change it while the device lives: " + shortcoming);
 }
 
 Task<> ManagedDevice::add() {

@@ -135,6 +135,8 @@ abi::ParamSegment segment(const ublk_geometry& geometry, const abi::ParamBasic& 
   return segment;
 }
 
+bool is_multiple(uint32_t value, uint32_t of) { return of == 0 || value % of == 0; }
+
 }  // namespace
 
 abi::Params params_from_geometry(const ublk_geometry& geometry, const ParamLimits& limits) {
@@ -162,35 +164,32 @@ abi::Params params_from_geometry(const ublk_geometry& geometry, const ParamLimit
   return params;
 }
 
-std::string params_difference(const abi::Params& device, const abi::Params& wanted) {
-  std::string difference;
-  const auto compare = [&difference](const char* what, auto... pairs) {
-    const bool same = (... && (pairs.first == pairs.second));
-    if (same) return;
-    difference += (difference.empty() ? "" : ", ") + std::string(what);
+std::string params_shortcoming(const abi::Params& device, const abi::Params& offered) {
+  std::string shortcoming;
+  const auto expect = [&shortcoming](const char* what, bool holds) {
+    if (!holds) shortcoming += (shortcoming.empty() ? "" : ", ") + std::string(what);
   };
-  const auto pair = [](auto x, auto y) { return std::pair(x, y); };
-  const uint32_t attrs = device.basic.attrs ^ wanted.basic.attrs;
-  compare("read-only", pair(attrs & abi::kAttrReadOnly, 0u));
-  compare("flush and FUA", pair(attrs & (abi::kAttrVolatileCache | abi::kAttrFua), 0u));
-  compare("rotational", pair(attrs & abi::kAttrRotational, 0u));
-  compare("block sizes", pair(device.basic.logical_bs_shift, wanted.basic.logical_bs_shift),
-          pair(device.basic.physical_bs_shift, wanted.basic.physical_bs_shift));
-  compare("preferred I/O sizes", pair(device.basic.io_min_shift, wanted.basic.io_min_shift),
-          pair(device.basic.io_opt_shift, wanted.basic.io_opt_shift));
-  compare("the largest I/O", pair(device.basic.max_sectors, wanted.basic.max_sectors));
-  compare("the chunk size", pair(device.basic.chunk_sectors, wanted.basic.chunk_sectors));
-  compare("discard and write-zeroes",
-          pair(device.discard.max_discard_sectors, wanted.discard.max_discard_sectors),
-          pair(device.discard.max_write_zeroes_sectors, wanted.discard.max_write_zeroes_sectors),
-          pair(device.discard.discard_granularity, wanted.discard.discard_granularity),
-          pair(device.discard.discard_alignment, wanted.discard.discard_alignment));
-  compare("the DMA alignment", pair(device.dma.alignment, wanted.dma.alignment));
-  // A kernel that does not know them has dropped them.
-  if ((device.types & abi::kParamSegment) == 0) return difference;
-  compare("segment limits", pair(device.seg.max_segments, wanted.seg.max_segments),
-          pair(device.seg.max_segment_size, wanted.seg.max_segment_size));
-  return difference;
+  const uint32_t attrs = device.basic.attrs ^ offered.basic.attrs;
+  expect("read-only", (attrs & abi::kAttrReadOnly) == 0);
+  // Without flushes from the kernel a cache of the handler's would be lost, too.
+  expect("flush and FUA", (attrs & (abi::kAttrVolatileCache | abi::kAttrFua)) == 0);
+  expect("block sizes", device.basic.logical_bs_shift == offered.basic.logical_bs_shift);
+  expect("the largest I/O", device.basic.max_sectors <= offered.basic.max_sectors);
+  expect("the chunk size", device.basic.chunk_sectors == offered.basic.chunk_sectors);
+  const abi::ParamDiscard& discard = device.discard;
+  const abi::ParamDiscard& most = offered.discard;
+  expect("discard and write-zeroes",
+         discard.max_discard_sectors <= most.max_discard_sectors &&
+             discard.max_write_zeroes_sectors <= most.max_write_zeroes_sectors &&
+             (discard.max_discard_sectors == 0 ||
+              (is_multiple(discard.discard_granularity, most.discard_granularity) &&
+               discard.discard_alignment == most.discard_alignment)));
+  expect("the DMA alignment", device.dma.alignment >= offered.dma.alignment);
+  // A kernel that does not know the limits has dropped them; a handler may have none.
+  const bool both = (device.types & offered.types & abi::kParamSegment) != 0;
+  expect("segment limits", !both || (device.seg.max_segments <= offered.seg.max_segments &&
+                                     device.seg.max_segment_size <= offered.seg.max_segment_size));
+  return shortcoming;
 }
 
 RequestRules rules_from_params(const abi::Params& params) {

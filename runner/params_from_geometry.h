@@ -22,9 +22,10 @@ struct ParamLimits {
 // std::invalid_argument that names the geometry's field, its value and what was expected.
 ublk::abi::Params params_from_geometry(const ublk_geometry& geometry, const ParamLimits& limits);
 
-// What differs besides the size, which alone can change while a device lives: "read-only, block
-// sizes"; empty: nothing. `device`: as the kernel has them.
-std::string params_difference(const ublk::abi::Params& device, const ublk::abi::Params& wanted);
+// What the handler of a device that lives must offer and does not: "read-only, block sizes"; empty:
+// nothing. `device`: as the kernel has them, and goes on to; its size alone can change. What a
+// handler offers beyond that is of no use to the device, and hints are hints.
+std::string params_shortcoming(const ublk::abi::Params& device, const ublk::abi::Params& offered);
 
 // Which of the kernel's requests may reach the handler.
 struct RequestRules {

@@ -122,7 +122,11 @@ Task<> Runner::start_device(std::shared_ptr<ManagedDevice> device) {
     failure = std::current_exception();
   }
   if (!failure) co_return;
-  if (!stopping_) drop(device);
+  // One that is stuck the kernel has still.
+  if (!stopping_ && device->state() == ManagedDevice::State::kGone) {
+    hanging_[device->name()] = device->handler_call();
+    drop(device);
+  }
   std::rethrow_exception(failure);
 }
 
@@ -144,9 +148,17 @@ void Runner::refuse_second(const std::string& name) const {
     throw RunnerError(RunnerError::Kind::kExists, "there is a device \"" + name + "\" already");
 }
 
+// With each try another thread would hang in the handler.
+void Runner::refuse_hanging(const std::string& name) {
+  std::erase_if(hanging_, [](const auto& entry) { return entry.second.expired(); });
+  if (hanging_.contains(name))
+    throw std::runtime_error("its handler has not returned from an earlier open yet");
+}
+
 Task<std::string> Runner::add(DeviceConfig config, bool configured) {
   if (stopping_) throw RunnerError(RunnerError::Kind::kStopping, "the runner stops");
   refuse_second(config.name);
+  refuse_hanging(config.name);
   const auto device = std::make_shared<ManagedDevice>(*services_, std::move(config), configured);
   devices_.push_back(device);
   changed();
@@ -173,7 +185,7 @@ Task<> Runner::remove(std::string name, bool force) {
 
 Task<> Runner::restart(std::string name) {
   const std::shared_ptr<ManagedDevice> device = get(name);
-  co_await device->restart(device->config());
+  co_await device->restart([](DeviceConfig&) {});
   changed();
 }
 
@@ -190,13 +202,13 @@ void Runner::use_statistics(bool on) {
 
 Task<> Runner::resize(std::string name, uint64_t size) {
   const std::shared_ptr<ManagedDevice> device = get(name);
-  DeviceConfig config = device->config();
-  const auto given = config.options.find("size");
-  if (given == config.options.end())
-    throw std::runtime_error("it has no \"size\" to change: its handler gives it");
-  given->second.value = format_size(size);
-  config.settings["size"] = given->second;
-  co_await device->restart(std::move(config));
+  co_await device->restart([size](DeviceConfig& config) {
+    const auto given = config.options.find("size");
+    if (given == config.options.end())
+      throw std::runtime_error("it has no \"size\" to change: its handler gives it");
+    given->second.value = format_size(size);
+    config.settings["size"] = given->second;
+  });
   changed();
 }
 

@@ -7,6 +7,7 @@
 #include <ublk/driver.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -122,6 +123,7 @@ class Runner {
   std::shared_ptr<ManagedDevice> get(const std::string& name) const;   // throws RunnerError: none
   // Throws RunnerError: there is such a device.
   void refuse_second(const std::string& name) const;
+  void refuse_hanging(const std::string& name);
   std::string link_path(const std::string& name) const { return options_.link_dir + '/' + name; }
   const std::string& handler_dir() const { return options_.handler_dir; }
   uint64_t features() const { return commands_.features(); }
@@ -164,6 +166,8 @@ class Runner {
   Config settings_;  // those of [runner] that are in force; without devices
   std::vector<std::shared_ptr<ManagedDevice>> devices_;
   std::set<std::string> died_;  // devices that ended with their runner; not started since
+  std::map<std::string, std::weak_ptr<void>>
+      hanging_;  // calls of handlers of devices that are gone
   bool stopping_ = false;
   std::function<void()> changed_;
   Completion<> started_;

@@ -114,7 +114,8 @@ Task<> Runner::apply_change(Change change) {
       break;
     case Change::Kind::kRestart: {
       const std::shared_ptr<ManagedDevice> device = get(change.device);
-      co_await device->restart(std::move(change.config));
+      co_await device->restart(
+          [&wanted = change.config](DeviceConfig& config) { config = std::move(wanted); });
       changed();
       break;
     }

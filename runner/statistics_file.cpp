@@ -51,11 +51,13 @@ Task<> StatisticsFile::run() {
     std::string trouble;
     try {
       std::vector<std::shared_ptr<ManagedDevice>> devices = runner_.devices();
+      // All at once: each may wait for a thread that does not answer.
+      std::vector<Task<DeviceStatistics>> asked;
+      for (const auto& device : devices) asked.push_back(device->statistics());
+      std::vector<Outcome<DeviceStatistics>> answers = co_await when_all(std::move(asked));
       std::vector<NamedStatistics> all;
-      for (const auto& device : devices) {
-        DeviceStatistics statistics = co_await device->statistics();
-        all.push_back({device->name(), std::move(statistics)});
-      }
+      for (size_t i = 0; i < devices.size(); ++i)
+        all.push_back({devices[i]->name(), answers[i].take()});
       const auto writing = runner_.jobs().run(
           [path = path_, text = prometheus_text(all)] { replace_file(path, text); });
       co_await writing;

@@ -134,6 +134,11 @@ class RunnerTest : public FakeTest {
     });
   }
 
+  // For ManagedDevice::restart().
+  static std::function<void(DeviceConfig&)> to(const DeviceConfig& wanted) {
+    return [wanted](DeviceConfig& config) { config = wanted; };
+  }
+
   // Runs a task of the runner to its end, and gives what it has thrown; empty: nothing.
   std::string error_of_task(ublk_runner::Task<> task) {
     std::string error;

@@ -52,6 +52,18 @@ TEST_F(RunnerInUseTest, WhoIsSeenIsNamed) {
   user_.reset();
 }
 
+// By another tool, say, while it was looked for users.
+TEST_F(RunnerInUseTest, ADeviceThatTheKernelEndsMeanwhileGoes) {
+  bool first = true;
+  while_looking_ = [&] {
+    if (std::exchange(first, false)) ublk::Control(driver()).stop(0);
+  };
+  serve({{"ublkb0 is mounted at /mnt"}});
+  user_.reset();
+  EXPECT_NE(error_of_task(runner_->remove("disk", false)), "");
+  EXPECT_TRUE(eventually([this] { return runner_->find("disk") == nullptr; }));
+}
+
 TEST_F(RunnerInUseTest, AShortLookIsWaitedFor) {
   serve();
   std::jthread look([user = std::move(user_)]() mutable {

@@ -84,7 +84,7 @@ TEST_F(RunnerRecoveryTest, ARestartThatFailsLeavesTheOldHandler) {
 
   DeviceConfig wrong = runner_->find("disk")->config();
   wrong.options["path"].value = dir_ + "/no/such/file";
-  const std::string error = error_of_task(runner_->find("disk")->restart(wrong));
+  const std::string error = error_of_task(runner_->find("disk")->restart(to(wrong)));
   EXPECT_NE(error.find("/no/such/file"), std::string::npos) << error;
   EXPECT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kLive);
   std::vector<std::byte> again(4096);
@@ -97,7 +97,7 @@ TEST_F(RunnerRecoveryTest, ARestartDoesNotChangeWhatTheKernelKnows) {
   ASSERT_TRUE(start().failed.empty());
   DeviceConfig other = runner_->find("disk")->config();
   other.max_io_size = 32 << 10;
-  EXPECT_EQ(error_of_task(runner_->find("disk")->restart(other)),
+  EXPECT_EQ(error_of_task(runner_->find("disk")->restart(to(other))),
             "the kernel can't change it while the device lives: the largest I/O");
 }
 
@@ -109,6 +109,25 @@ TEST_F(RunnerRecoveryTest, AnotherSizeIsToldToTheKernel) {
   EXPECT_EQ(disk->sectors(), (16u << 20) / 512);
   std::vector<std::byte> data = test::pattern(512);
   EXPECT_EQ(disk->write((16u << 20) / 512 - 1, 1, data.data()), 0);
+}
+
+// It has served it at the old size, and must go on to.
+TEST_F(RunnerRecoveryTest, ARestartOfADeviceWhoseStorageHasGrownOnAKernelThatCannotTakeItIn) {
+  use({.features = kLinux6_12});
+  std::ofstream(dir_ + "/disk") << ' ';
+  std::filesystem::resize_file(dir_ + "/disk", 8 << 20);
+  add("disk", "file", {{"path", dir_ + "/disk"}});
+  ASSERT_TRUE(start().failed.empty());
+  const auto disk = driver().disk(0);
+  std::vector<std::byte> data = test::pattern(4096);
+  ASSERT_EQ(disk->write(8, 8, data.data()), 0);
+  std::filesystem::resize_file(dir_ + "/disk", 16 << 20);
+  EXPECT_NE(error_of_task(runner_->restart("disk")).find("UBLK_F_UPDATE_SIZE"), std::string::npos);
+  EXPECT_EQ(runner_->find("disk")->state(), ManagedDevice::State::kLive);
+  EXPECT_EQ(disk->sectors(), (8u << 20) / 512);
+  std::vector<std::byte> again(4096);
+  EXPECT_EQ(disk->read(8, 8, again.data()), 0);
+  EXPECT_EQ(again, data);
 }
 
 // The next runner would make it 8M again.

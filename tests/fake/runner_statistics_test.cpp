@@ -2,10 +2,16 @@
 // What is counted is what there was, for every model and buffer mode; and nothing is while it is
 // switched off.
 #include <array>
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <ostream>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "random_io.h"
 #include "runner_fixture.h"
@@ -20,12 +26,13 @@ using ublk_runner::OperationStatistics;
 
 class StatisticsTest : public RunnerTest {
  protected:
-  DeviceStatistics statistics() {
+  DeviceStatistics statistics(const std::string& device = "disk") {
     DeviceStatistics got;
-    const auto ask = [](Runner& runner, DeviceStatistics& to) -> ublk_runner::Task<> {
-      to = co_await runner.statistics("disk");
+    const auto ask = [](Runner& runner, std::string name,
+                        DeviceStatistics& to) -> ublk_runner::Task<> {
+      to = co_await runner.statistics(std::move(name));
     };
-    EXPECT_EQ(error_of_task(ask(*runner_, got)), "");
+    EXPECT_EQ(error_of_task(ask(*runner_, device, got)), "");
     return got;
   }
 
@@ -136,6 +143,40 @@ TEST_F(StatisticsTest, ARestartGoesOnCounting) {
   const DeviceStatistics got = statistics();
   expect_consistent(got);
   EXPECT_EQ(requests(got), before + count);
+}
+
+// Else who asks for those of a hundred devices waits for a hundred seconds.
+TEST_F(StatisticsTest, AThreadThatDoesNotAnswerIsWaitedForOnce) {
+  constexpr int kDevices = 12;
+  constexpr auto kBlocked = std::chrono::seconds(8);  // less than a second for each device
+  const std::string block = dir_ + "/block";
+  for (int i = 0; i < kDevices; ++i) {
+    const std::string path = dir_ + "/disk" + std::to_string(i);
+    add(i == 0 ? "disk" : "disk" + std::to_string(i), "touchy",
+        {{"path", path},
+         {"size", "1M"},
+         {"no_open", path + "-no"},
+         {"no_close", path + "-no"},
+         {"block", block}});
+  }
+  config_.io_threads = 1;
+  ASSERT_TRUE(start().failed.empty());
+  std::ofstream(block) << ' ';
+  std::vector<std::byte> data(4096);
+  std::atomic<bool> ended{false};
+  driver().disk(0)->submit(
+      {.op = ublk::Operation::kRead, .sector = 0, .sectors = 8, .data = data.data()},
+      [&ended](int) { ended = true; });
+  EXPECT_TRUE(eventually([this] { return statistics().silent_queues == 1; }));
+  const auto began = std::chrono::steady_clock::now();
+  int silent = 0;
+  for (const auto& device : runner_->devices()) {
+    if (std::chrono::steady_clock::now() - began > kBlocked) std::filesystem::remove(block);
+    silent += static_cast<int>(statistics(device->name()).silent_queues);
+  }
+  EXPECT_EQ(silent, kDevices);
+  std::filesystem::remove(block);
+  EXPECT_TRUE(eventually([this, &ended] { return ended && statistics().silent_queues == 0; }));
 }
 
 TEST_F(StatisticsTest, SwitchingThemIsAChangeOfTheConfiguration) {

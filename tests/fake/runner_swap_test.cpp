@@ -118,7 +118,7 @@ TEST_F(SwapTest, WhatFailsAfterTheTimeoutFailsAlsoAfterFurtherTries) {
   std::filesystem::remove(no_open());
   DeviceConfig patient = device().config();
   patient.recovery_timeout = 60s;
-  EXPECT_EQ(error_of_task(device().restart(patient)), "");
+  EXPECT_EQ(error_of_task(device().restart(to(patient))), "");
   begin_read();
   expect_the_data();
 
@@ -148,7 +148,7 @@ TEST_F(SwapTest, AHandlerOfFewerQueuesIsRefused) {
   DeviceConfig fewer = device().config();
   fewer.options["as_asked"].value = "false";
   fewer.options["most_queues"].value = "1";
-  EXPECT_EQ(error_of_task(device().restart(fewer)),
+  EXPECT_EQ(error_of_task(device().restart(to(fewer))),
             "the device has 2 queues, the handler now takes 1 at most");
   EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
   begin_read();
@@ -160,7 +160,7 @@ TEST_F(SwapTest, TheHandlerIsToldOfTheQueuesThatThereAre) {
   serve();
   DeviceConfig fewer = device().config();
   fewer.queues = 1;
-  EXPECT_EQ(error_of_task(device().restart(fewer)), "");
+  EXPECT_EQ(error_of_task(device().restart(to(fewer))), "");
   begin_read();
   expect_the_data();
 }
@@ -178,10 +178,54 @@ TEST_F(SwapTest, AHandlerThatHangsIsNotOpenedAgainAndAgain) {
   while (std::chrono::steady_clock::now() < end) g_main_context_iteration(nullptr, FALSE);
   // One of the new handler, one of the old; the file had a byte before.
   EXPECT_EQ(std::filesystem::file_size(hang()), 3u);
+  EXPECT_NE(error_of_task(runner_->restart("disk")).find("has not returned"), std::string::npos);
+  EXPECT_EQ(std::filesystem::file_size(hang()), 3u);
   std::filesystem::remove(hang());
   expect_the_data();
   EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
   EXPECT_TRUE(eventually([this] { return handlers() == 1; })) << handlers();
+}
+
+// As each reload does it with a device that could not be started.
+TEST_F(SwapTest, AnAddWhoseHandlerHangsIsNotTriedAgainUntilItReturns) {
+  open_limit_ = 1s;
+  serve();
+  DeviceConfig second = device().config();
+  second.name = "second";
+  second.options["path"].value = dir_ + "/second";
+  const auto add = [&](Runner& runner) -> ublk_runner::Task<> {
+    co_await runner.add(second, true);
+  };
+  touch(hang());
+  EXPECT_NE(error_of_task(add(*runner_)).find("open: no answer within"), std::string::npos);
+  EXPECT_NE(error_of_task(add(*runner_)).find("has not returned"), std::string::npos);
+  EXPECT_EQ(std::filesystem::file_size(hang()), 2u) << "it was opened once";
+  std::filesystem::remove(hang());
+  EXPECT_TRUE(eventually([&] { return error_of_task(add(*runner_)).empty(); }));
+}
+
+// A restart that waits for that of a reload must not bring the old storage back.
+TEST_F(SwapTest, ARestartBehindAnotherTakesWhatThatHasBrought) {
+  serve();
+  const std::string other = dir_ + "/other";
+  touch(hang());
+  bool changed = false;
+  bool restarted = false;
+  ublk_runner::TaskSet tasks;
+  const auto run = [](ublk_runner::Task<> task, bool& done) -> ublk_runner::Task<> {
+    co_await task;
+    done = true;
+  };
+  tasks.start(run(
+      device().restart([&other](DeviceConfig& config) { config.options["path"].value = other; }),
+      changed));
+  EXPECT_TRUE(eventually([this] { return std::filesystem::file_size(hang()) == 2; }));
+  tasks.start(run(runner_->restart("disk"), restarted));
+  std::filesystem::remove(hang());
+  EXPECT_TRUE(eventually([&] { return changed && restarted; }));
+  EXPECT_EQ(device().config().options.at("path").value, other);
+  ASSERT_EQ(disk_->write(16, 8, data_.data()), 0);
+  EXPECT_GT(std::filesystem::file_size(other), 16u * 512);
 }
 
 // The size that it has had is the old one's, which must be able to come back while a disk is in
@@ -192,7 +236,7 @@ TEST_F(SwapTest, ARestartThatFailsLeavesTheOldSize) {
   DeviceConfig larger = device().config();
   larger.options["size"].value = "16M";
   touch(no_open());
-  EXPECT_NE(error_of_task(device().restart(larger)), "");
+  EXPECT_NE(error_of_task(device().restart(to(larger))), "");
   EXPECT_EQ(device().size(), 8u << 20);
   std::filesystem::remove(no_open());
   begin_read();
@@ -241,7 +285,7 @@ TEST_F(SwapTest, WhatTheNextRunnerCannotBeToldIsNotServed) {
   limit.rlim_cur = std::filesystem::file_size(saved) + 8;
   signal(SIGXFSZ, SIG_IGN);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
-  const std::string error = error_of_task(device().restart(other));
+  const std::string error = error_of_task(device().restart(to(other)));
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   EXPECT_NE(error.find("disk.json"), std::string::npos) << error;
   EXPECT_EQ(device().state(), ManagedDevice::State::kLive);
@@ -285,7 +329,7 @@ TEST_F(RunnerRecoveryTest, AHandlerThatMovesNoDataAnyMoreGetsBuffers) {
   ASSERT_TRUE(start().failed.empty());
   DeviceConfig other = runner_->find("disk")->config();
   other.handler = "late";
-  ASSERT_EQ(error_of_task(runner_->find("disk")->restart(other)), "");
+  ASSERT_EQ(error_of_task(runner_->find("disk")->restart(to(other))), "");
   const std::vector<std::byte> data = test::pattern(4096);
   std::vector<std::byte> again(4096);
   EXPECT_EQ(driver().disk(0)->write(8, 8, data.data()), 0);

@@ -179,33 +179,63 @@ TEST(RulesFromParams, OnlyWhatIsAdvertised) {
   EXPECT_TRUE(rules.read_only);
 }
 
-// ------------------------------------------------------------------ difference --
+// ----------------------------------------------------------------- shortcoming --
 
-TEST(ParamsDifference, TheSizeAloneMayChange) {
+TEST(ParamsShortcoming, WhatTheDeviceNeedsMustBeThere) {
   ublk_geometry g = geometry();
-  const abi::Params params = params_from_geometry(g, kLimits);
+  const abi::Params device = params_from_geometry(g, kLimits);
   g.size *= 2;
-  EXPECT_EQ(params_difference(params, params_from_geometry(g, kLimits)), "");
+  EXPECT_EQ(params_shortcoming(device, params_from_geometry(g, kLimits)), "");
   g.logical_block_size = 4096;
   g.flags = UBLK_GEOMETRY_FLUSH;
-  EXPECT_EQ(params_difference(params, params_from_geometry(g, kLimits)),
+  EXPECT_EQ(params_shortcoming(device, params_from_geometry(g, kLimits)),
             "flush and FUA, block sizes");
-  EXPECT_EQ(params_difference(params, params_from_geometry(geometry(), {.read_only = true,
-                                                                        .max_io_size = 128 << 10})),
+  EXPECT_EQ(params_shortcoming(
+                device, params_from_geometry(geometry(), {.read_only = true, .max_io_size = 4096})),
             "read-only, the largest I/O");
 }
 
-TEST(ParamsDifference, SegmentLimitsCountWhereTheKernelKnowsThem) {
+// A server that was upgraded, or the storage's hints, must not cost the device.
+TEST(ParamsShortcoming, WhatIsOfferedBeyondThatIsNone) {
+  ublk_geometry less = geometry();
+  less.dma_alignment = 4096;
+  less.max_segments = 16;
+  ublk_geometry more = geometry();
+  more.flags |= UBLK_GEOMETRY_DISCARD | UBLK_GEOMETRY_WRITE_ZEROES | UBLK_GEOMETRY_ROTATIONAL;
+  more.physical_block_size = 4096;
+  more.io_min = 4096;
+  more.io_opt = 65536;
+  more.max_segments = 32;
+  const ParamLimits larger = {.max_io_size = 2 * kLimits.max_io_size};
+  const abi::Params device = params_from_geometry(less, kLimits);
+  const abi::Params offered = params_from_geometry(more, larger);
+  EXPECT_EQ(params_shortcoming(device, offered), "");
+  EXPECT_EQ(params_shortcoming(offered, device),
+            "the largest I/O, discard and write-zeroes, the DMA alignment, segment limits");
+}
+
+TEST(ParamsShortcoming, TheKernelsDiscardsMustFit) {
   ublk_geometry g = geometry();
-  g.max_segments = 16;
-  abi::Params device = params_from_geometry(g, kLimits);
+  g.flags |= UBLK_GEOMETRY_DISCARD;
+  g.discard_granularity = 8192;
+  const abi::Params device = params_from_geometry(g, kLimits);
+  g.discard_granularity = 4096;
+  const abi::Params finer = params_from_geometry(g, kLimits);
+  EXPECT_EQ(params_shortcoming(device, finer), "");
+  EXPECT_EQ(params_shortcoming(finer, device), "discard and write-zeroes");
+}
+
+TEST(ParamsShortcoming, SegmentLimitsCountWhereTheKernelKnowsThem) {
+  ublk_geometry g = geometry();
   g.max_segments = 32;
-  const abi::Params wanted = params_from_geometry(g, kLimits);
-  EXPECT_EQ(params_difference(device, wanted), "segment limits");
+  abi::Params device = params_from_geometry(g, kLimits);
+  g.max_segments = 16;
+  const abi::Params offered = params_from_geometry(g, kLimits);
+  EXPECT_EQ(params_shortcoming(device, offered), "segment limits");
   // What Linux 6.12 makes of them.
   device.types &= ~abi::kParamSegment;
   device.seg = {};
-  EXPECT_EQ(params_difference(device, wanted), "");
+  EXPECT_EQ(params_shortcoming(device, offered), "");
 }
 
 }  // namespace

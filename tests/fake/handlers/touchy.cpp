@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // A disk in a file, whose queues can't be opened while the file "no_open" exists, and do not close
-// while "no_close" does. Its open hangs while "hang" exists, which gets a byte longer each time.
+// while "no_close" does. Its open hangs while "hang" exists, which gets a byte longer each time; a
+// read keeps its thread while "block" does.
 #include <fcntl.h>
 #include <ublk/unique_fd.h>
 #include <unistd.h>
@@ -31,6 +32,7 @@ class Touchy final : public ublk::Handler {
       ublk::bool_option("as_asked", "It takes no more queues than it is told of.",
                         {.default_value = "false"}),
       ublk::path_option("hang", "While it exists the disk can't be opened."),
+      ublk::path_option("block", "While it exists reads don't return."),
   };
 
   explicit Touchy(const ublk::OpenArgs& args)
@@ -39,6 +41,7 @@ class Touchy final : public ublk::Handler {
                                               : static_cast<uint32_t>(args.number("most_queues"))),
         no_open_(args.text("no_open")),
         no_close_(args.text("no_close")),
+        block_(args.text("block")),
         fd_(open(args.text("path").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
     if (!fd_) throw std::system_error(errno, std::generic_category(), args.text("path"));
     const std::string hang = args.text("hang");
@@ -67,6 +70,7 @@ class Touchy final : public ublk::Handler {
   }
 
   int read(ublk::Io& io) override {
+    while (exists(block_)) usleep(5000);
     const ssize_t n = pread(fd_.get(), io.data(), io.length(), static_cast<off_t>(io.offset()));
     if (n < 0) return -errno;
     std::memset(static_cast<std::byte*>(io.data()) + n, 0, io.length() - static_cast<size_t>(n));
@@ -101,6 +105,7 @@ class Touchy final : public ublk::Handler {
   const uint32_t most_queues_;
   const std::string no_open_;
   const std::string no_close_;
+  const std::string block_;
   const ublk::UniqueFd fd_;
 };
 
