@@ -208,7 +208,8 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   void choose_buffers(ublk::abi::DevInfo& wanted);
   uint64_t recovery_flags() const;
   std::shared_ptr<DeviceQueue> make_queue(uint16_t index, Served& served);
-  void open_queue(uint16_t index);
+  Served open_queue(uint16_t index);
+  Task<> wait_until_open(uint16_t index);
   Task<> open_queues();
   Task<> start_disk();
 
@@ -242,6 +243,7 @@ class ManagedDevice : public std::enable_shared_from_this<ManagedDevice> {
   Task<> start_recovery(Milliseconds limit);
   Task<int> go_on_with_recovery();
   Task<> recover(ublk::abi::DevInfo info);
+  Task<> open_adopted_queues();
   Task<std::vector<DeviceUser>> find_users();
   Task<std::string> find_user();
   Task<> leave();

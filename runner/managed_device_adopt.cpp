@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "deadline.h"
 #include "log.h"
@@ -127,9 +128,44 @@ Task<> ManagedDevice::recover(abi::DevInfo info) {
   trouble_ = std::move(trouble);
   if (!trouble_.empty()) co_await close_instance();
   node_ = ublk::DeviceNode::open(services_.commands.driver(), info_);
-  co_await open_queues();
+  co_await open_adopted_queues();
   co_await services_.commands.run(ublk::Command::end_recovery(info_.dev_id, getpid()),
                                   kEndRecoveryLimit);
+}
+
+// The kernel wants a server for each queue. One that the handler can't open is held without it, and
+// so are then the others, until reattach() has a handler for all; but not if it has buffers of the
+// handler's by now.
+Task<> ManagedDevice::open_adopted_queues() {
+  for (uint16_t index = 0; index < info_.nr_hw_queues; ++index)
+    queues_.push_back(open_queue(index));
+  std::vector<uint16_t> refused;
+  std::string trouble;
+  for (uint16_t index = 0; index < info_.nr_hw_queues; ++index) {
+    try {
+      co_await wait_until_open(index);
+    } catch (const std::exception& e) {
+      if (instance_ == nullptr || !queues_[index].opened.is_settled()) throw;
+      refused.push_back(index);
+      trouble = e.what();
+    }
+  }
+  if (refused.empty()) co_return;
+  if (kernel_has_handlers_buffers()) throw std::runtime_error(trouble);
+  std::shared_ptr<HandlerInstance> instance = std::exchange(instance_, nullptr);
+  std::exception_ptr failure;
+  try {
+    for (const uint16_t index : refused) queues_[index] = open_queue(index);
+    for (const uint16_t index : refused) co_await wait_until_open(index);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  instance_ = std::move(instance);
+  if (failure) std::rethrow_exception(failure);
+  const bool held = co_await drain();
+  if (!held) throw std::runtime_error(trouble);
+  co_await detach_handler();
+  trouble_ = trouble;
 }
 
 // The kernel refuses it as long as the dead process is not quite gone, which is awaited.

@@ -201,7 +201,7 @@ std::shared_ptr<DeviceQueue> ManagedDevice::make_queue(uint16_t index, Served& s
   return queue;
 }
 
-void ManagedDevice::open_queue(uint16_t index) {
+ManagedDevice::Served ManagedDevice::open_queue(uint16_t index) {
   Served served;
   served.thread = &services_.threads.thread_for(index, info_.nr_hw_queues);
   served.statistics = std::make_shared<QueueStatistics>(index, info_.queue_depth);
@@ -218,19 +218,23 @@ void ManagedDevice::open_queue(uint16_t index) {
         queue->open(std::move(node), alive);
         queue->use_statistics(statistics);
       });
-  queues_.push_back(std::move(served));
+  return served;
+}
+
+Task<> ManagedDevice::wait_until_open(uint16_t index) {
+  const Completion<> opening = queues_[index].opened;
+  const bool opened = co_await opening.within(services_.context, kQueueOpenLimit);
+  if (!opened)
+    throw std::runtime_error("queue " + std::to_string(index) +
+                             ": its thread does not answer within " +
+                             seconds_text(kQueueOpenLimit));
+  co_await opening;
 }
 
 Task<> ManagedDevice::open_queues() {
-  for (uint16_t index = 0; index < info_.nr_hw_queues; ++index) open_queue(index);
-  for (Served& served : queues_) {
-    const bool opened = co_await served.opened.within(services_.context, kQueueOpenLimit);
-    if (!opened)
-      throw std::runtime_error("queue " + std::to_string(served.queue->index()) +
-                               ": its thread does not answer within " +
-                               seconds_text(kQueueOpenLimit));
-    co_await served.opened;
-  }
+  for (uint16_t index = 0; index < info_.nr_hw_queues; ++index)
+    queues_.push_back(open_queue(index));
+  for (uint16_t index = 0; index < info_.nr_hw_queues; ++index) co_await wait_until_open(index);
 }
 
 Task<> ManagedDevice::start_disk() {

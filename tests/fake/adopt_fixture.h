@@ -63,11 +63,12 @@ class AdoptTest : public RunnerRecoveryTest {
 
   // Adds a device, whose server then dies with a read of its first block.
   void leave_device(uint64_t flags = ublk::abi::kFlagUserRecovery |
-                                     ublk::abi::kFlagUserRecoveryReissue) {
+                                     ublk::abi::kFlagUserRecoveryReissue,
+                    uint16_t queues = 1) {
     const ublk::abi::Params params = params_of_device();
     ublk::Control control(driver());
     ublk::abi::DevInfo info{};
-    info.nr_hw_queues = 1;
+    info.nr_hw_queues = queues;
     info.queue_depth = 32;
     info.max_io_buf_bytes = 64 << 10;
     info.dev_id = ublk::abi::kAnyDeviceId;
@@ -78,6 +79,10 @@ class AdoptTest : public RunnerRecoveryTest {
     control.set_params(id_, params);
     test::RawServer server(driver(), info);
     server.fetch_all();
+    for (uint16_t queue = 1; queue < queues; ++queue)
+      for (uint16_t tag = 0; tag < info.queue_depth; ++tag)
+        server.command(ublk::abi::IoOp::kFetchReq,
+                       {.q_id = queue, .tag = tag, .result = 0, .addr = server.address(tag)});
     control.start(id_, getpid());
     in_flight_ = std::async(std::launch::async, [disk = driver().disk(id_), this]() mutable {
       const auto open = std::move(disk);  // not kept by the future

@@ -187,6 +187,36 @@ TEST_F(AdoptTest, WithoutItsHandlerADeviceIsHeldUntilThereIsOne) {
   EXPECT_EQ(runner_->find("disk")->trouble(), "");
 }
 
+// Both queues, or one of them.
+TEST_F(AdoptTest, QueuesThatCannotBeOpenedAreHeldUntilTheyCan) {
+  const std::string no_open = dir_ + "/no_open";
+  const std::string no_close = dir_ + "/no_close";
+  for (const char* which : {" ", "0", "1"}) {
+    config_.devices.clear();
+    add("disk", "touchy",
+        {{"path", dir_ + "/disk"}, {"size", "8M"}, {"no_open", no_open}, {"no_close", no_close}})
+        .queues = 2;
+    leave_device(ublk::abi::kFlagUserRecovery | ublk::abi::kFlagUserRecoveryReissue, 2);
+    save("disk", kCookie);
+    std::string text = saved_text();
+    text.replace(text.find("\"file\""), 6,
+                 "\"touchy\", \"no_open\": \"" + no_open + "\", \"no_close\": \"" + no_close + '"');
+    std::ofstream(state_dir_ + "/disk.json") << text;
+    std::ofstream(no_open) << which;
+    ASSERT_EQ(start().started, 1u);
+    const auto device = [this] { return runner_->find("disk"); };
+    EXPECT_EQ(device()->state(), ManagedDevice::State::kHeld);
+    EXPECT_NE(device()->trouble().find("queue_open"), std::string::npos) << device()->trouble();
+    EXPECT_EQ(in_flight_.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+    std::filesystem::remove(no_open);
+    ASSERT_TRUE(eventually([&] { return device()->state() == ManagedDevice::State::kLive; }))
+        << device()->trouble();
+    EXPECT_EQ(in_flight_.get(), 0);
+    ASSERT_EQ(error_of_task(runner_->remove("disk", true)), "");
+    stop();
+  }
+}
+
 // What waits for a handler that does not come fails, at once.
 TEST_F(AdoptTest, AHeldDeviceIsStoppedAtOnce) {
   add_file("disk");

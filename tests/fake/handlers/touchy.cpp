@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// A disk in a file, whose queues can't be opened while the file "no_open" exists, and do not close
-// while "no_close" does. Its open hangs while "hang" exists, which gets a byte longer each time; a
-// read keeps its thread while "block" does.
+// A disk in a file, whose queues can't be opened while the file "no_open" exists (or one of them,
+// if its number is in there), and do not close while "no_close" does. Its open hangs while "hang"
+// exists, which gets a byte longer each time; a read keeps its thread while "block" does.
 #include <fcntl.h>
 #include <ublk/unique_fd.h>
 #include <unistd.h>
@@ -56,7 +56,9 @@ class Touchy final : public ublk::Handler {
   }
 
   void* open_queue(ublk::HandlerQueue queue) override {
-    if (exists(no_open_)) throw std::system_error(EBUSY, std::generic_category(), "touchy");
+    if (unsigned only = queue.index();
+        exists(no_open_) && (!(std::ifstream(no_open_) >> only) || only == queue.index()))
+      throw std::system_error(EBUSY, std::generic_category(), "touchy");
     return std::make_unique<Closing>(queue, *this).release();
   }
   int close_queue(ublk::HandlerQueue, void* data) override {
