@@ -200,6 +200,11 @@ void Backing::measure_block_device() {
   if (fstat(fd, &st) != 0 || ioctl(fd, BLKSSZGET, &logical) != 0 ||
       ioctl(fd, BLKPBSZGET, &physical) != 0)
     fail(errno, "cannot be asked for its block size");
+  // Each write to it would fail. But who used it before that can go on reading.
+  int write_protected = 0;
+  if (!options_.read_only && !options_.recovering && ioctl(fd, BLKROGET, &write_protected) == 0 &&
+      write_protected != 0)
+    refuse("is write-protected; read_only = true would serve it");
   ioctl(fd, BLKIOMIN, &io_min);
   ioctl(fd, BLKIOOPT, &io_opt);
   ioctl(fd, BLKROTATIONAL, &rotational);

@@ -72,6 +72,23 @@ TEST_P(FileHandlerBlock, IsAsLargeAsTheDevice) {
   }
 }
 
+TEST_P(FileHandlerBlock, IsReadOnlyWhereTheDeviceIs) {
+  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  int on = 1;
+  ASSERT_EQ(ioctl(fd, BLKROSET, &on), 0);
+  try {
+    const Device disk("file", options());
+    ADD_FAILURE() << "a disk whose writes all fail";
+  } catch (const HandlerError& e) {
+    EXPECT_NE(std::string(e.what()).find("is write-protected"), std::string::npos) << e.what();
+  }
+  Device("file", options(), UBLK_OPEN_READ_ONLY);
+  Device("file", options(), UBLK_OPEN_RECOVERING);
+  on = 0;
+  EXPECT_EQ(ioctl(fd, BLKROSET, &on), 0);
+  close(fd);
+}
+
 TEST_P(FileHandlerBlock, KeepsWhatIsWrittenUpToItsLastBlock) {
   const Bytes first = pattern(kMiB, 1);
   const Bytes last = pattern(65536, 2);
