@@ -156,6 +156,16 @@ class DeviceQueueTest : public testing::TestWithParam<Where> {
     const std::lock_guard lock(mutex_);
     return seen_;
   }
+  // Pushes reads with tags 0 to 3: a worker has the one whose tag is returned, until `go_on` is
+  // set, and the others wait for it.
+  uint16_t push_reads_until(std::promise<void>& go_on) {
+    set_handler([may_go_on = go_on.get_future().share()](ublk_request& r) {
+      may_go_on.wait();
+      return static_cast<int>(r.length);
+    });
+    for (uint16_t tag = 0; tag < 4; ++tag) push(tag, request(UBLK_OP_READ, 0, 4096));
+    return wait_seen(1).tag;
+  }
   ublk_request wait_seen(size_t count) {
     if (!eventually([&] { return seen().size() >= count; }))
       throw std::runtime_error("the handler has seen " + std::to_string(seen().size()) +

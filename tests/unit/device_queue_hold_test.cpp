@@ -163,13 +163,7 @@ TEST_P(DeviceQueueTest, RequestsThatWaitForAWorkerAreDropped) {
   if (!on_worker()) GTEST_SKIP() << "none waits for one";
   open();
   std::promise<void> go_on;
-  std::shared_future<void> may_go_on = go_on.get_future().share();
-  set_handler([may_go_on](ublk_request& r) {
-    may_go_on.wait();
-    return static_cast<int>(r.length);
-  });
-  for (uint16_t tag = 0; tag < 4; ++tag) push(tag, request(UBLK_OP_READ, 0, 4096));
-  wait_seen(1);
+  push_reads_until(go_on);
   on_thread([&] {
     queue_->refuse();
     thread_.feeder().flush();
@@ -192,13 +186,7 @@ TEST_P(DeviceQueueTest, WhatWaitsForAWorkerIsNotSubmittedAfterACancel) {
   table_.cancel = [](void*, ublk_queue*, ublk_request*) {};
   open();
   std::promise<void> go_on;
-  std::shared_future<void> may_go_on = go_on.get_future().share();
-  set_handler([may_go_on](ublk_request& r) {
-    may_go_on.wait();
-    return static_cast<int>(r.length);
-  });
-  for (uint16_t tag = 0; tag < 4; ++tag) push(tag, request(UBLK_OP_READ, 0, 4096));
-  const uint16_t first = wait_seen(1).tag;
+  const uint16_t first = push_reads_until(go_on);
   on_thread([&] {
     queue_->refuse();
     thread_.feeder().flush();
