@@ -27,12 +27,13 @@ struct Attempt {
   Attempt(const Attempt&) = delete;
   Attempt& operator=(const Attempt&) = delete;
 
-  void run(const Server& server) noexcept {
+  // The `number`th attempt of its connection.
+  void run(const Server& server, unsigned number) noexcept {
     if (given_up.load(std::memory_order_relaxed)) return;
     began.store(std::chrono::steady_clock::now().time_since_epoch().count(),
                 std::memory_order_relaxed);
     try {
-      handle = server.begin();
+      handle = server.begin(number);
     } catch (const std::exception& e) {
       trouble = e.what();
     }

@@ -47,7 +47,7 @@ void Connection::begin() {
   timer_.set(queue_, disk_.connect_timeout);
   if (disk_.server->begin_blocks()) return resolve();
   try {
-    use(disk_.server->begin());
+    use(disk_.server->begin(attempts_));
   } catch (const std::system_error& e) {
     failed(e.what());
   }
@@ -64,7 +64,9 @@ void Connection::resolve() {
   last_attempt_ = attempt_;
   state_ = State::kResolving;
   resolved_.poll(queue_, attempt_->done, POLLIN);
-  disk_.resolver->run([attempt = attempt_, server = disk_.server] { attempt->run(*server); });
+  disk_.resolver->run([attempt = attempt_, server = disk_.server, number = attempts_] {
+    attempt->run(*server, number);
+  });
 }
 
 // Or it has been given up.
@@ -103,7 +105,7 @@ void Connection::advance() {
   watch_handshake();
 }
 
-// libnbd may have taken another socket, for the next address of a name.
+// With TLS libnbd may have taken another socket, for the next address of a name.
 void Connection::watch_handshake() {
   if (fd_ >= 0) ::close(fd_);
   fd_ = fcntl(nbd_aio_get_fd(handle_.get()), F_DUPFD_CLOEXEC, 0);
@@ -115,6 +117,7 @@ void Connection::watch_handshake() {
 
 // No command has been issued.
 void Connection::failed(const std::string& why) {
+  ++attempts_;
   if (why != trouble_) disk_.log(UBLK_LOG_WARNING, "cannot connect: " + why);
   trouble_ = why;
   end(true);
@@ -135,7 +138,7 @@ void Connection::up() {
   timer_.cancel(queue_);
   keep_alive(fd_);
   state_ = State::kUp;
-  leaving_ = false;
+  leaving_ = nullptr;
   up_since_ = steady_clock::now();
   if (!std::exchange(trouble_, "").empty()) {
     const auto down = std::chrono::duration_cast<milliseconds>(up_since_ - down_since_);
@@ -159,6 +162,7 @@ std::string Connection::obstacle() {
     if (now.size < disk_.size)
       return "the export has shrunk from " + std::to_string(disk_.size) + " to " +
              std::to_string(now.size) + " bytes";
+    size_ = now.size;
     std::string lack = shortcoming(disk_.first, now);
     if (lack.empty()) disk_.grow(now.size);
     return lack;
@@ -183,19 +187,27 @@ void Connection::answered(Command& command, int error) {
   if (error == ESHUTDOWN && !closing_) {
     Commands refused;
     refused.push_back(command.link);
-    if (!std::exchange(leaving_, true)) user_.lost(*this);
+    leave("the server shuts down");
     user_.unanswered(refused);
-    if (in_flight_ == 0) leave();
-    return;
+  } else {
+    user_.complete(command, command.result(error));
   }
-  user_.complete(command, command.result(error));
-  if (leaving_ && in_flight_ == 0) leave();
+  leave_when_idle();
 }
 
-void Connection::leave() {
-  if (state_ != State::kUp) return;
+void Connection::renew() {
+  leave("the export has grown since it was made");
+  leave_when_idle();
+}
+
+void Connection::leave(const char* why) {
+  if (std::exchange(leaving_, why) == nullptr) user_.lost(*this);
+}
+
+void Connection::leave_when_idle() {
+  if (leaving_ == nullptr || in_flight_ != 0 || state_ != State::kUp) return;
   channel_->disconnect();
-  broken("the server shuts down");
+  broken(leaving_);
 }
 
 void Connection::broken(const std::string& why) { lose(why, false); }
@@ -219,7 +231,7 @@ void Connection::look_at_peer() {
 
 // --------------------------------------------------------------------- end --
 
-// `at_once`: the server has nothing to end.
+// `at_once`: what the server still has is of no use, or can't be had any more.
 void Connection::end(bool at_once) {
   const bool was_up = state_ == State::kUp;
   const auto now = steady_clock::now();
@@ -235,11 +247,11 @@ void Connection::end(bool at_once) {
   if (channel_ != nullptr) channel_->stop();
   if (at_once)
     shut_down();
-  else if (fd_ >= 0)
-    ::shutdown(fd_, SHUT_WR);
+  else if (fd_ >= 0)  // without commands there is no end to wait for
+    ::shutdown(fd_, in_flight_ != 0 || closing_ ? SHUT_WR : SHUT_RDWR);
   timer_.set(queue_, closing_ ? kCloseLimit : disk_.reconnect_timeout);
   if (fd_ >= 0) watch_end();
-  if (was_up && !leaving_) user_.lost(*this);
+  if (was_up && leaving_ == nullptr) user_.lost(*this);
   if (end_seen_) try_end();
 }
 

@@ -65,11 +65,15 @@ class Connection final : private ChannelUser {
   // Ends; calls closed() when nothing is under way any more, in this call or later. Once.
   void close();
 
-  bool is_up() const { return state_ == State::kUp && !leaving_; }
+  bool is_up() const { return state_ == State::kUp && leaving_ == nullptr; }
   unsigned in_flight() const { return in_flight_; }
+  // Bytes of the export, as the server sees it on this connection. While it is up.
+  uint64_t size() const { return size_; }
   const std::string& trouble() const { return trouble_; }  // why it is not up, as far as known
   // While it is up.
   void issue(Command& command);
+  // It gets no more commands, and is made anew once those that it has are answered. While it is up.
+  void renew();
 
  private:
   enum class State : uint8_t { kWaiting, kResolving, kConnecting, kUp, kEnding, kClosed };
@@ -89,7 +93,8 @@ class Connection final : private ChannelUser {
   void broken(const std::string& why) override;
   void idle() override { try_end(); }
 
-  void leave();
+  void leave(const char* why);
+  void leave_when_idle();
   void lose(const std::string& why, bool at_once);
   void look_at_peer();
   void end(bool at_once);
@@ -106,14 +111,16 @@ class Connection final : private ChannelUser {
   Disk& disk_;
   const ublk::HandlerQueue queue_;
   State state_ = State::kWaiting;
-  bool leaving_ = false;  // the server shuts down: it gets no more commands
+  const char* leaving_ = nullptr;  // why it gets no more commands; nullptr: it does
   bool cancelled_ = false;
-  bool closing_ = false;    // close() has been called
-  bool end_seen_ = false;   // kEnding: the server has ended its side
-  int failure_ = 0;         // kEnding: the commands fail with it instead of being issued again
-  int fd_ = -1;             // the socket, apart from libnbd's
-  unsigned in_flight_ = 0;  // commands
-  Commands commands_;       // likewise
+  bool closing_ = false;   // close() has been called
+  bool end_seen_ = false;  // kEnding: the server has ended its side
+  int failure_ = 0;        // kEnding: the commands fail with it instead of being issued again
+  int fd_ = -1;            // the socket, apart from libnbd's
+  uint64_t size_ = 0;
+  unsigned in_flight_ = 0;            // commands
+  Commands commands_;                 // likewise
+  unsigned attempts_ = 0;             // to connect, that have failed
   std::shared_ptr<Attempt> attempt_;  // kResolving
   std::weak_ptr<Attempt> last_attempt_;
   Handle handle_;                       // kConnecting

@@ -30,9 +30,12 @@ int64_t LibnbdChannel::begin(Command& command) {
       .callback = completed, .user_data = &command, .free = nullptr};
   const uint32_t fua = request.flags & UBLK_REQUEST_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
   command.channel = this;
+  command.received = 0;
   switch (request.op) {
     case UBLK_OP_READ:
-      return nbd_aio_pread(h, request.buffer, request.length, request.offset, done, 0);
+      return nbd_aio_pread_structured(
+          h, request.buffer, request.length, request.offset,
+          {.callback = received, .user_data = &command, .free = nullptr}, done, 0);
     case UBLK_OP_WRITE:
       return nbd_aio_pwrite(h, request.buffer, request.length, request.offset, done, fua);
     case UBLK_OP_FLUSH:
@@ -45,10 +48,21 @@ int64_t LibnbdChannel::begin(Command& command) {
   }
 }
 
+// A part of a read, also where the server knows no parts. A hole's zeroes are in the buffer.
+int LibnbdChannel::received(void* data, const void*, size_t bytes, uint64_t, unsigned status,
+                            int*) {
+  if (status != LIBNBD_READ_ERROR)
+    static_cast<Command*>(data)->received += static_cast<uint32_t>(bytes);
+  return 0;
+}
+
 // libnbd holds its lock: nothing of it may be called. It says ENOTCONN, which is no error of the
 // protocol, of those that it gives up.
 int LibnbdChannel::completed(void* data, int* error) {
   Command& command = *static_cast<Command*>(data);
+  const ublk_request& request = command.request;
+  if (*error == 0 && request.op == UBLK_OP_READ && command.received != request.length)
+    *error = EIO;  // data that the server has left out is no data
   if (*error != ENOTCONN)
     static_cast<LibnbdChannel*>(command.channel)->note_answer(command, *error);
   return 1;  // libnbd forgets it
@@ -67,8 +81,8 @@ bool LibnbdChannel::wants_to_write() const {
   return nbd_aio_get_direction(handle_.get()) & LIBNBD_AIO_DIRECTION_WRITE;
 }
 
-// libnbd takes one answer each time. To look for another in vain costs a system call, and in the
-// middle of sending it would make libnbd wait for an answer instead of sending on.
+// libnbd takes one answer each time. Once it has looked for another in vain it waits for that, and
+// sends nothing meanwhile.
 void LibnbdChannel::readable(int) {
   if (handle_ == nullptr) return told_idle();
   int before;
@@ -77,8 +91,13 @@ void LibnbdChannel::readable(int) {
     before = nbd_aio_in_flight(handle_.get());
     if (nbd_aio_notify_read(handle_.get()) < 0) break;
     left = nbd_aio_in_flight(handle_.get());
-  } while (left > 0 && left < before && !wants_to_write());
+  } while (left > 0 && left < before && !wants_to_write() && has_more());
   after_calls();
+}
+
+bool LibnbdChannel::has_more() const {
+  pollfd socket = {fd_, POLLIN, 0};
+  return ::poll(&socket, 1, 0) > 0;
 }
 
 void LibnbdChannel::writable(int) {

@@ -4,6 +4,8 @@
 #ifndef UBLK_HANDLERS_NBD_LIBNBD_CHANNEL_H
 #define UBLK_HANDLERS_NBD_LIBNBD_CHANNEL_H
 
+#include <cstddef>
+#include <cstdint>
 #include <ublk/handler.hpp>
 
 #include "channel.h"
@@ -23,6 +25,8 @@ class LibnbdChannel final : public Channel {
   bool is_idle() const override { return !readable_.armed() && !writable_.armed(); }
 
  private:
+  static int received(void* command, const void* data, size_t bytes, uint64_t offset,
+                      unsigned status, int* error);
   static int completed(void* command, int* error);
 
   int64_t begin(Command& command);
@@ -30,6 +34,7 @@ class LibnbdChannel final : public Channel {
   void readable(int result);
   void writable(int result);
   bool wants_to_write() const;
+  bool has_more() const;
   void after_calls();
   void told_idle();
 

@@ -86,6 +86,7 @@ class Nbd final : public ublk::Handler {
 
  private:
   void choose_connections(const ublk::OpenArgs& args);
+  void load_unix_diag() const;
   void connect_others(bool all);
   void choose_blocks();
   bool is_at_work_for_others() const;
@@ -124,6 +125,7 @@ Nbd::Nbd(const ublk::OpenArgs& args)
   if (disk_.server->begin_blocks()) disk_.resolver = Resolver::shared();
   choose_blocks();
   choose_connections(args);
+  load_unix_diag();
   if (write_through_ && !disk_.first.can_fua && !read_only_ && !disk_.first.read_only)
     throw std::invalid_argument(disk_.server->text() +
                                 ": write_through needs FUA, which the server does not have");
@@ -164,6 +166,16 @@ void Nbd::choose_connections(const ublk::OpenArgs& args) {
   if (connections_ == 1) disk_.first.multi_conn = false;
   max_queues_ = connections_;
   nr_queues_ = std::min(nr_queues_, max_queues_);
+}
+
+// What a queue's thread asks the kernel later must not wait there for a module to be loaded.
+void Nbd::load_unix_diag() const {
+  if (disk_.server->uri().transport != Uri::Transport::kUnix) return;
+  try {
+    static_cast<void>(has_open_peer(nbd_aio_get_fd(handles_.front().get())));
+  } catch (const std::system_error&) {
+    // There is none: Connection and fence() do without.
+  }
 }
 
 // A server that takes fewer clients would leave some queues without any. Unless `all` must be had

@@ -39,7 +39,7 @@ Queue::Queue(Disk& disk, ublk::HandlerQueue queue, std::vector<Handle> handles)
 
 int Queue::submit(ublk_request& request) {
   if (cancelled_) return -ECANCELED;
-  Connection* connection = least_busy();
+  Connection* connection = connection_for(request);
   if (connection == nullptr && given_up_) return -ETIMEDOUT;
   if (pending_++ == 0 && connection != nullptr) lost_since_.reset();
   Command& command = *new (request.scratch) Command(request);
@@ -48,6 +48,15 @@ int Queue::submit(ublk_request& request) {
   else
     waiting_.push_back(command.link);
   return UBLK_PENDING;
+}
+
+// When another connection has found the export larger, and the device has grown, the server still
+// refuses by the older ones what lies beyond their end.
+Connection* Queue::connection_for(const ublk_request& request) {
+  const uint64_t end = request.offset + request.length;
+  for (const auto& connection : connections_)
+    if (connection->is_up() && connection->size() < end) connection->renew();
+  return least_busy();
 }
 
 Connection* Queue::least_busy() const {
@@ -104,9 +113,9 @@ void Queue::unanswered(Commands& commands) {
 
 void Queue::issue_waiting() {
   while (!waiting_.empty()) {
-    Connection* connection = least_busy();
-    if (connection == nullptr) return;
     Command& command = waiting_.front();
+    Connection* connection = connection_for(command.request);
+    if (connection == nullptr) return;
     command.link.unlink();
     connection->issue(command);
   }

@@ -37,6 +37,7 @@ class Queue final : private ConnectionUser {
   void fail(Commands& commands, int error) override;
   void closed() override;
 
+  Connection* connection_for(const ublk_request& request);
   Connection* least_busy() const;
   void issue_waiting();
   void finish(Command& command, int result);

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "server.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <limits>
 #include <new>
 #include <system_error>
+
+#include "addresses.h"
 
 namespace nbd {
 namespace {
@@ -13,7 +17,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr uint32_t kMaxPayload = 32u << 20;  // what every server takes
+constexpr uint32_t kMaxPayload = 32u << 20;               // what every server takes
+constexpr const char* kCertificates = "/etc/pki/libnbd";  // if the URI names no folder
 
 // The exception's text ends with the errno's, as libnbd's often does, too.
 [[noreturn]] void fail(int error, std::string what) {
@@ -32,12 +37,41 @@ uint32_t block_size(nbd_handle* handle, int kind) {
   return static_cast<uint32_t>(std::clamp<int64_t>(size, 0, std::numeric_limits<uint32_t>::max()));
 }
 
+// libnbd verifies nobody where it finds no authority of its own, which it does not tell, and nobody
+// whose name it does not know, that is, on sockets that are not TCP.
+void use_certificates(nbd_handle* handle, const Uri& uri) {
+  const std::string folder = uri.certificates.empty() ? kCertificates : uri.certificates;
+  if (uri.verify_peer) {
+    if (uri.transport != Uri::Transport::kTcp)
+      fail(EINVAL,
+           "a certificate is verified by TCP only; expected tls-psk-file=FILE, or "
+           "tls-verify-peer=false to take any");
+    if (const std::string authority = folder + "/ca-cert.pem"; access(authority.c_str(), R_OK) != 0)
+      fail(errno, authority +
+                      " can't be read, and without it nobody is verified; expected "
+                      "tls-certificates=FOLDER, or tls-verify-peer=false to take any server");
+  }
+  check(nbd_set_tls_certificates(handle, folder.c_str()));
+}
+
 // What an error while connecting most likely means, if libnbd's text does not say it.
 const char* hint(const Uri& uri, int error, const std::string& text) {
   if (error == ECONNREFUSED) return "no server listens there";
   if (error == ENOENT && text.starts_with("connect:")) return "there is no such socket";
   if (error == ENOTSUP) return uri.tls ? "it has no TLS" : "it may want TLS, by nbds";
   return nullptr;
+}
+
+// Until it is connected. False: not by then.
+bool wait_ready(nbd_handle* handle, steady_clock::time_point deadline) {
+  while (!nbd_aio_is_ready(handle)) {
+    const auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
+    if (left <= milliseconds::zero()) return false;
+    check(nbd_poll(handle, static_cast<int>(left.count())));
+    if (nbd_aio_is_dead(handle) || nbd_aio_is_closed(handle))
+      fail(ECONNABORTED, "the server has closed the connection");
+  }
+  return true;
 }
 
 }  // namespace
@@ -99,26 +133,37 @@ Handle Server::prepared() const {
   check(nbd_set_request_structured_replies(h, structured_replies_));
   check(nbd_set_pread_initialize(h, false));
   check(nbd_set_strict_mode(h, 0));
-  check(nbd_set_tls(h, uri_.tls ? LIBNBD_TLS_REQUIRE : LIBNBD_TLS_DISABLE));
-  if (!uri_.tls) {
 #ifdef LIBNBD_HAVE_NBD_SET_REQUEST_EXTENDED_HEADERS  // libnbd 1.18; PlainChannel has the short ones
-    check(nbd_set_request_extended_headers(h, false));
+  check(nbd_set_request_extended_headers(h, false));
 #endif
-    return handle;
-  }
+  check(nbd_set_tls(h, uri_.tls ? LIBNBD_TLS_REQUIRE : LIBNBD_TLS_DISABLE));
+  if (!uri_.tls) return handle;
   check(nbd_set_tls_verify_peer(h, uri_.verify_peer));
   if (!uri_.username.empty()) check(nbd_set_tls_username(h, uri_.username.c_str()));
-  if (!uri_.certificates.empty()) check(nbd_set_tls_certificates(h, uri_.certificates.c_str()));
-  if (!uri_.psk_file.empty()) check(nbd_set_tls_psk_file(h, uri_.psk_file.c_str()));
+  if (uri_.psk_file.empty())
+    use_certificates(h, uri_);
+  else
+    check(nbd_set_tls_psk_file(h, uri_.psk_file.c_str()));
   return handle;
 }
 
-Handle Server::begin() const {
+// As libnbd takes them for TCP: with TLS it must know the name, to verify the server.
+std::vector<std::string> Server::addresses() const {
+  if (uri_.transport != Uri::Transport::kTcp || uri_.tls) return {uri_.host};
+  return addresses_of(uri_);
+}
+
+Handle Server::begin(unsigned attempt) const {
+  const std::vector<std::string> all = addresses();
+  return begin_at(all[attempt % all.size()]);
+}
+
+Handle Server::begin_at(const std::string& address) const {
   Handle handle = prepared();
   nbd_handle* h = handle.get();
   switch (uri_.transport) {
     case Uri::Transport::kTcp:
-      check(nbd_aio_connect_tcp(h, uri_.host.c_str(), uri_.port.c_str()));
+      check(nbd_aio_connect_tcp(h, address.c_str(), uri_.port.c_str()));
       break;
     case Uri::Transport::kUnix:
       check(nbd_aio_connect_unix(h, uri_.socket.c_str()));
@@ -130,20 +175,27 @@ Handle Server::begin() const {
   return handle;
 }
 
-Handle Server::connect(milliseconds limit) const {
+// Each address has an equal share of the time that is left. The last one's error counts.
+Handle Server::connect_any(milliseconds limit) const {
   const auto deadline = steady_clock::now() + limit;
-  try {
-    Handle handle = begin();
-    while (!nbd_aio_is_ready(handle.get())) {
-      const auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
-      if (left <= milliseconds::zero())
+  const std::vector<std::string> all = addresses();
+  for (size_t left = all.size();; --left) {
+    const auto now = steady_clock::now();
+    try {
+      Handle handle = begin_at(all[all.size() - left]);
+      if (wait_ready(handle.get(), now + (deadline - now) / left)) return handle;
+      if (left == 1)
         fail(ETIMEDOUT, "no answer within " + std::to_string(limit.count() / 1000) +
                             " s; does it speak NBD, and take one more client?");
-      check(nbd_poll(handle.get(), static_cast<int>(left.count())));
-      if (nbd_aio_is_dead(handle.get()) || nbd_aio_is_closed(handle.get()))
-        fail(ECONNABORTED, "the server has closed the connection");
+    } catch (const std::system_error&) {
+      if (left == 1) throw;
     }
-    return handle;
+  }
+}
+
+Handle Server::connect(milliseconds limit) const {
+  try {
+    return connect_any(limit);
   } catch (const std::system_error& e) {
     std::string text = text_ + ": ";
     if (const char* meaning = hint(uri_, e.code().value(), e.what()))

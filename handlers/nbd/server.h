@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "uri.h"
 
@@ -60,13 +61,17 @@ class Server {
   // Whether begin() has a name to resolve, which may take a while.
   bool begin_blocks() const { return uri_.has_name(); }
 
-  // A handle that begins to connect. Any thread. Throws std::system_error.
-  Handle begin() const;
+  // A handle that begins to connect; of several addresses each attempt takes the next. Any thread.
+  // Throws std::system_error.
+  Handle begin(unsigned attempt) const;
   // One that is connected. Blocks. Throws std::system_error with a text for the user.
   Handle connect(std::chrono::milliseconds limit) const;
 
  private:
   Handle prepared() const;
+  std::vector<std::string> addresses() const;
+  Handle begin_at(const std::string& address) const;
+  Handle connect_any(std::chrono::milliseconds limit) const;
 
   const std::string text_;
   const Uri uri_;

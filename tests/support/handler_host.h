@@ -119,6 +119,7 @@ class Device {
   std::vector<std::string> log;
   std::string trouble;  // likewise; "": none
   std::atomic<unsigned> wrong_completions = 0;
+  std::atomic<uint64_t> size = 0;  // bytes, since the handler has told of a change; 0: it has not
 
  private:
   friend class Queue;

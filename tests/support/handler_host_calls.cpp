@@ -84,7 +84,7 @@ struct HostCalls {
     on_its_thread(queue).timers_.erase(timer);
   }
 
-  static void size_changed(ublk_device*, uint64_t) {}
+  static void size_changed(ublk_device* device, uint64_t size) { device->device->size = size; }
   __attribute__((format(printf, 2, 3))) static void set_trouble(ublk_device* device,
                                                                 const char* format, ...) {
     va_list arguments;

@@ -20,10 +20,11 @@ constexpr uint64_t kOptionMagic = 0x49484156454F5054;  // "IHAVEOPT"
 constexpr uint64_t kOptionReplyMagic = 0x3e889045565a9;
 constexpr uint16_t kFixedNewstyleNoZeroes = 3;
 constexpr uint32_t kGo = 7;
+constexpr uint32_t kStructuredReply = 8;
 constexpr uint32_t kAck = 1;
 constexpr uint32_t kInfo = 3;
 constexpr uint32_t kUnsupported = 0x80000001;
-constexpr uint16_t kExportFlags = 1 | 1 << 2 | 1 << 3;  // flush, FUA
+constexpr uint16_t kExportFlags = 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6;  // flush to write zeroes
 constexpr uint16_t kMultiConn = 1 << 8;
 
 struct [[gnu::packed]] Greeting {
@@ -76,7 +77,7 @@ void reply(int socket, uint32_t option, uint32_t type, size_t length) {
                                htobe32(static_cast<uint32_t>(length))});
 }
 
-bool shake_hands(int socket, uint16_t flags) {
+bool shake_hands(int socket, const ExportInfo& info, bool structured_replies) {
   send_all(socket, Greeting{{'N', 'B', 'D', 'M', 'A', 'G', 'I', 'C'},
                             htobe64(kOptionMagic),
                             htobe16(kFixedNewstyleNoZeroes)});
@@ -84,24 +85,24 @@ bool shake_hands(int socket, uint16_t flags) {
   if (!receive_all(socket, &client_flags, sizeof(client_flags))) return false;
   Option option{};
   while (receive_all(socket, &option, sizeof(option)) && skip(socket, be32toh(option.length))) {
-    if (be32toh(option.option) != kGo) {
-      reply(socket, option.option, kUnsupported, 0);
-      continue;
+    const uint32_t number = be32toh(option.option);
+    if (number == kGo) {
+      reply(socket, option.option, kInfo, sizeof(info));
+      send_all(socket, info);
+      reply(socket, option.option, kAck, 0);
+      return true;
     }
-    reply(socket, option.option, kInfo, sizeof(ExportInfo));
-    send_all(socket, ExportInfo{0, htobe64(NbdServer::kSize), htobe16(flags)});
-    reply(socket, option.option, kAck, 0);
-    return true;
+    const bool is_known = number == kStructuredReply && structured_replies;
+    reply(socket, option.option, is_known ? kAck : kUnsupported, 0);
   }
   return false;
 }
 
 }  // namespace
 
-NbdServer::NbdServer(const std::string& path, Serve serve, unsigned clients, unsigned several)
+NbdServer::NbdServer(const std::string& path, Serve serve, const Settings& settings)
     : serve_(std::move(serve)),
-      clients_(clients),
-      several_(several),
+      settings_(settings),
       listener_(listening(path)),
       acceptor_([this] { accept_all(); }) {}
 
@@ -116,7 +117,7 @@ NbdServer::~NbdServer() {
 }
 
 void NbdServer::accept_all() {
-  for (unsigned connection = 0; connection < clients_; ++connection) {
+  for (unsigned connection = 0; connection < settings_.clients; ++connection) {
     const int socket = accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC);
     if (socket < 0) return;
     const std::lock_guard lock(mutex_);
@@ -126,8 +127,10 @@ void NbdServer::accept_all() {
 }
 
 void NbdServer::run(int socket, unsigned connection) {
-  const uint16_t flags = kExportFlags | (connection < several_ ? kMultiConn : 0);
-  if (shake_hands(socket, flags)) serve_(socket, connection);
+  const uint16_t flags = kExportFlags | (connection < settings_.several ? kMultiConn : 0);
+  const uint64_t size = connection < settings_.grows ? kSize : 2 * kSize;
+  if (shake_hands(socket, {0, htobe64(size), htobe16(flags)}, settings_.structured_replies))
+    serve_(socket, connection);
   const std::lock_guard lock(mutex_);
   std::erase(sockets_, socket);
   close(socket);
@@ -142,9 +145,10 @@ std::optional<NbdServer::Request> NbdServer::receive(int socket) {
   return request;
 }
 
-void NbdServer::answer(int socket, const Request& request) {
-  send_all(socket, wire::SimpleReply{htobe32(wire::kSimpleReplyMagic), 0, request.cookie});
-  if (be16toh(request.type) != wire::kRead) return;
+void NbdServer::answer(int socket, const Request& request, uint32_t error) {
+  send_all(socket,
+           wire::SimpleReply{htobe32(wire::kSimpleReplyMagic), htobe32(error), request.cookie});
+  if (be16toh(request.type) != wire::kRead || error != 0) return;
   const std::string zeroes(be32toh(request.length), '\0');
   static_cast<void>(send(socket, zeroes.data(), zeroes.size(), MSG_NOSIGNAL));
 }

@@ -19,6 +19,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "wire.h"
@@ -27,15 +28,21 @@ namespace test {
 
 class NbdServer {
  public:
-  static constexpr uint64_t kSize = 1 << 20;  // of every export; all of it reads as zeroes
+  static constexpr uint64_t kSize = 1 << 20;  // all of an export reads as zeroes
   using Request = nbd::wire::Request;         // as it came, in network order
   // On a thread of its own. The socket is closed when it returns. Connections count from 0.
   using Serve = std::function<void(int socket, unsigned connection)>;
 
-  // Listens at that path, as it is given. Takes so many clients; others wait for ever. Tells as
-  // many as `several` that it takes several connections (multi-conn), and not those after them.
-  NbdServer(const std::string& path, Serve serve, unsigned clients = UINT_MAX,
-            unsigned several = UINT_MAX);
+  struct Settings {
+    unsigned clients = UINT_MAX;  // others wait for ever
+    unsigned several = UINT_MAX;  // so many are told that it takes several connections (multi-conn)
+    bool structured_replies = false;  // are had by who asks; answer() gives none to a READ
+    unsigned grows = UINT_MAX;        // from that connection on the export has twice the size
+  };
+
+  // Listens at that path, as it is given.
+  NbdServer(const std::string& path, Serve serve, const Settings& settings);
+  NbdServer(const std::string& path, Serve serve) : NbdServer(path, std::move(serve), Settings()) {}
   // Shuts down the connections and waits for their threads.
   ~NbdServer();
   NbdServer(const NbdServer&) = delete;
@@ -43,16 +50,15 @@ class NbdServer {
 
   // The next request, with the data of a WRITE behind it. None: the client has ended.
   static std::optional<Request> receive(int socket);
-  // It is done, with success.
-  static void answer(int socket, const Request& request);
+  // It is done, with that error of the protocol or with success.
+  static void answer(int socket, const Request& request, uint32_t error = 0);
 
  private:
   void accept_all();
   void run(int socket, unsigned connection);
 
   const Serve serve_;
-  const unsigned clients_;
-  const unsigned several_;
+  const Settings settings_;
   const ublk::UniqueFd listener_;
   std::mutex mutex_;
   std::vector<int> sockets_;  // open ones

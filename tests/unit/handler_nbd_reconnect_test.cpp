@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <climits>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -85,8 +84,7 @@ TEST_F(NbdReconnect, WithoutReconnectTimeoutTheFirstConnectionsAreWaitedForAllTh
 }
 
 TEST_F(NbdReconnect, AServerOfFewerClientsHasFewerQueues) {
-  const NbdServer server(
-      path_, [](int socket, unsigned) { serve(socket); }, 2);
+  const NbdServer server(path_, [](int socket, unsigned) { serve(socket); }, {.clients = 2});
   Options with = options("1");
   with["connect_timeout"] = "3";
   Device disk("nbd", with, 0, 4);
@@ -96,8 +94,7 @@ TEST_F(NbdReconnect, AServerOfFewerClientsHasFewerQueues) {
 }
 
 TEST_F(NbdReconnect, AllConnectionsThatAreAskedForMustBeHad) {
-  const NbdServer server(
-      path_, [](int socket, unsigned) { serve(socket); }, 2);
+  const NbdServer server(path_, [](int socket, unsigned) { serve(socket); }, {.clients = 2});
   Options with = options("1");
   with["connect_timeout"] = "3";
   with["connections"] = "3";
@@ -106,12 +103,11 @@ TEST_F(NbdReconnect, AllConnectionsThatAreAskedForMustBeHad) {
 
 // The server ends the first connection, and takes only one at a time from then on.
 TEST_F(NbdReconnect, ADeviceWithOneConnectionNeedsNoServerOfSeveral) {
-  const NbdServer server(
-      path_,
-      [](int socket, unsigned connection) {
-        if (connection != 0) serve(socket);
-      },
-      UINT_MAX, 1);
+  const NbdServer server(path_,
+                         [](int socket, unsigned connection) {
+                           if (connection != 0) serve(socket);
+                         },
+                         {.several = 1});
   Options with = options("5");
   with["connections"] = "1";
   Device disk("nbd", with);
@@ -138,6 +134,35 @@ TEST_F(NbdReconnect, TheDeviceIsInTroubleWhileTheServerIsAway) {
     while (disk.queue(queue).run(UBLK_OP_READ, 0, 4096) != 4096) disk.queue(queue).turn();
   }
   EXPECT_EQ(disk.trouble, "");
+}
+
+// It has found out by a connection that was made anew; the other one still has the old end.
+TEST_F(NbdReconnect, WhatTheExportHasGrownByTakesNoOldConnection) {
+  std::atomic<unsigned> beyond = 0;  // requests that had to be refused
+  const auto one = [&](int socket, unsigned connection) {
+    const auto request = NbdServer::receive(socket);
+    if (!request || connection == 0) return false;
+    const uint64_t end = be64toh(request->offset) + be32toh(request->length);
+    const bool fits = end <= (connection < 2 ? 1 : 2) * NbdServer::kSize;
+    beyond += fits ? 0 : 1;
+    NbdServer::answer(socket, *request, fits ? 0 : EINVAL);
+    return true;
+  };
+  const NbdServer server(path_,
+                         [one](int socket, unsigned connection) {
+                           while (one(socket, connection)) {
+                           }
+                         },
+                         {.grows = 2});
+  Options with = options("10");
+  with["connections"] = "2";
+  Device disk("nbd", with);
+  while (disk.size != 2 * NbdServer::kSize)
+    ASSERT_EQ(disk.queue().run(UBLK_OP_READ, 0, 4096), 4096);
+  for (uint16_t tag = 0; tag < 4; ++tag)
+    disk.queue().start(tag, UBLK_OP_READ, NbdServer::kSize, 4096);
+  for (uint16_t tag = 0; tag < 4; ++tag) EXPECT_EQ(disk.queue().finish(tag), 4096) << tag;
+  EXPECT_EQ(beyond, 0u);
 }
 
 }  // namespace
