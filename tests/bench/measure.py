@@ -4,6 +4,7 @@ import statistics
 import sys
 from dataclasses import asdict, dataclass, field
 
+import cpu_shares
 import instruction_counts
 from load import Load, fio
 from servers import cpu_time_ns, user_and_system_ns
@@ -46,6 +47,7 @@ class Sample:
     user_ns: int = 0
     system_ns: int = 0
     wakeups: float | None = None  # of the server's threads per I/O, where it counts them
+    shares: dict = field(default_factory=dict)  # of machine_ns, see cpu_shares.py
 
 
 @dataclass
@@ -78,21 +80,25 @@ def relative_spread(values):
 
 
 def measure(server, load):
+    threads = cpu_shares.thread_times()
     cpu = cpu_time_ns(server.pids)
     user, system = user_and_system_ns(server.pids)
     job = fio(server.fio_jobs(), load)
     cpu = cpu_time_ns(server.pids) - cpu
     user_after, system_after = user_and_system_ns(server.pids)
+    threads_after = cpu_shares.thread_times()
     sides = [job[side] for side in ("read", "write") if job[side]["total_ios"]]
+    ios = sum(side["total_ios"] for side in sides)
     latency = max((side["clat_ns"]["percentile"] for side in sides), key=lambda p: p["99.000000"])
     return Sample(
         iops=sum(side["iops"] for side in sides),
         p50_us=latency["50.000000"] / 1000,
         p99_us=latency["99.000000"] / 1000,
-        cpu_ns=cpu / sum(side["total_ios"] for side in sides),
-        machine_ns=job["machine_ns"] / sum(side["total_ios"] for side in sides),
+        cpu_ns=cpu / ios,
+        machine_ns=job["machine_ns"] / ios,
         user_ns=user_after - user,
         system_ns=system_after - system,
+        shares=cpu_shares.shares(threads, threads_after, job["machine_ns"], ios),
     )
 
 
@@ -118,13 +124,16 @@ def compare(servers, loads, rounds):
     return results
 
 
-def comparison(effort, servers, loads, claims=(), axis=None):
-    """`claims`: what is to be seen, of bounds.py; nothing is said about them after a quick look."""
+def comparison(effort, servers, loads, claims=(), axis=None, shares=False):
+    """`claims`: what is to be seen, of bounds.py; nothing is said about them after a quick look.
+    `shares`: it is told, too, whose the machine's CPU time is."""
     if effort.profile:
         return Report("", figures=instruction_counts.count(servers, loads, claims))
     results = compare(servers, loads, effort.rounds)
     judged = [] if effort.quick else [verdict for claim in claims if (verdict := claim.judge(results))]
-    text = table(results) + "".join(["\n\n", claims_table(judged)] if judged else [])
+    tables = [table(results), *([cpu_shares.table(results)] if shares else []),
+              *([claims_table(judged)] if judged else [])]
+    text = "\n\n".join(tables)
     return Report(text, [asdict(result) for result in results.values()],
                   [asdict(verdict) for verdict in judged], axis)
 

@@ -44,4 +44,4 @@ def nbd(effort):
                                 at_most=0.8 if deep else None))
             if load.depth == 1:
                 claims.append(Ratio(what="iops", load=load.name, server=spinning, rival=theirs, at_least=1))
-    return comparison(effort, servers, loads, claims)
+    return comparison(effort, servers, loads, claims, shares=True)

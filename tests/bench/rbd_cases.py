@@ -46,4 +46,4 @@ def rbd(effort):
     with ceph_cluster(64 if effort.quick else 256) as conf:
         section = {"handler": "rbd", "pool": "rbd", "image": "bench", "conf": conf}
         servers = [Runner(ours, {"rbd": section}), FioOnRbd(engine, "rbd", "bench"), RbdNbd(nbd, "rbd/bench")]
-        return comparison(effort, servers, loads, claims)
+        return comparison(effort, servers, loads, claims, shares=True)
