@@ -149,6 +149,10 @@ void Cluster::configure(const Identity& identity) {
       // Without the copy a write that fails before it is sent never ends, in Ceph 16.
       {"rbd_disable_zero_copy_writes", "true"},
       {"rbd_blocklist_on_break_lock", "true"},
+      // Requests that wait for one pool must not hold up those of another, of other devices: there
+      // are no more than fit into the devices' queues.
+      {"objecter_inflight_ops", "0"},
+      {"objecter_inflight_op_bytes", "0"},
   };
   for (const auto& [name, value] : settings)
     if (const int error = rados_conf_set(rados_, name, value); error < 0)

@@ -40,7 +40,6 @@ class Cluster {
   rados_t get() const { return rados_; }
   const std::string& name() const { return name_; }        // "client.admin of /etc/ceph/ceph.conf"
   const std::string& address() const { return address_; }  // "192.0.2.1:0/123456789"
-  std::chrono::seconds limit() const { return limit_; }    // of an answer when a device is opened
 
   // When it returns no OSD does anything any more that the client with this address has asked for.
   // Throws std::system_error.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "image.h"
 
+#include <strings.h>
+
 #include <cerrno>
+#include <cstdlib>
 #include <ctime>
 #include <future>
 #include <utility>
@@ -16,10 +19,11 @@ std::string ImageName::text() const {
          (snapshot.empty() ? "" : '@' + snapshot);
 }
 
-Image::Image(std::shared_ptr<Cluster> cluster, const ImageName& name, bool read_only)
+Image::Image(std::shared_ptr<Cluster> cluster, const ImageName& name, bool read_only,
+             std::chrono::seconds limit)
     : cluster_(std::move(cluster)), text_(name.text()) {
   try {
-    open(name, read_only);
+    open(name, read_only, limit);
   } catch (...) {
     if (image_ != nullptr) rbd_close(image_);
     if (pool_ != nullptr) rados_ioctx_destroy(pool_);
@@ -32,20 +36,25 @@ Image::~Image() {
   rados_ioctx_destroy(pool_);
 }
 
-void Image::open(const ImageName& name, bool read_only) {
-  const auto refuse = [this](int error, const std::string& missing) {
-    if (error == -ENOENT) fail(error, text_ + ": there is no " + missing);
-    if (error == -EPERM || error == -EACCES)
-      fail(error, text_ + ": " + cluster_->name() + " lacks the capability (profile rbd)");
-    fail(error, text_ + ": can't open the " + missing);
-  };
+void Image::refuse(int error, const std::string& what) {
+  if (error == -ENOENT) fail(error, text_ + ": there is no " + what);
+  if (error == -EPERM || error == -EACCES)
+    fail(error, text_ + ": " + cluster_->name() + " lacks the capability (profile rbd)");
+  if (error == -ESHUTDOWN) {
+    cluster_->retire();
+    fail(error, text_ + ": the cluster has blocklisted this client, " + cluster_->address());
+  }
+  fail(error, text_ + ": can't open the " + what);
+}
+
+void Image::open(const ImageName& name, bool read_only, std::chrono::seconds limit) {
   if (const int error = rados_ioctx_create(cluster_->get(), name.pool.c_str(), &pool_); error < 0)
     refuse(error, "pool " + name.pool);
   // First of all: it is there that the object to look at is, and that a user may be confined to.
   rados_ioctx_set_namespace(pool_, name.pool_namespace.c_str());
-  if (probe("rbd_id." + name.image) == -ETIMEDOUT)
+  if (probe("rbd_id." + name.image, limit) == -ETIMEDOUT)
     fail(ETIMEDOUT, text_ + ": the OSDs of pool " + name.pool + " have not answered within " +
-                        std::to_string(cluster_->limit().count()) + " s");
+                        std::to_string(limit.count()) + " s");
   if (!name.pool_namespace.empty()) {
     bool exists = false;
     const int error = rbd_namespace_exists(pool_, name.pool_namespace.c_str(), &exists);
@@ -63,7 +72,7 @@ void Image::open(const ImageName& name, bool read_only) {
 }
 
 // The result of a look at an object. librbd itself waits for OSDs without an end.
-int Image::probe(const std::string& object) {
+int Image::probe(const std::string& object, std::chrono::seconds limit) {
   std::promise<void> promise;
   std::future<void> answered = promise.get_future();
   const auto callback = [](rados_completion_t, void* arg) {
@@ -76,7 +85,7 @@ int Image::probe(const std::string& object) {
   time_t time = 0;
   int result = rados_aio_stat(pool_, object.c_str(), completion, &size, &time);
   if (result == 0) {
-    const bool in_time = answered.wait_for(cluster_->limit()) == std::future_status::ready;
+    const bool in_time = answered.wait_for(limit) == std::future_status::ready;
     if (!in_time) rados_aio_cancel(pool_, completion);
     answered.wait();
     result = in_time ? rados_aio_get_return_value(completion) : -ETIMEDOUT;
@@ -125,12 +134,18 @@ std::string Image::setting(const char* name) const {
     all.resize(static_cast<size_t>(count));
     error = rbd_config_image_list(image_, all.data(), &count);
   } while (error == -ERANGE);
-  if (error < 0) return "";
+  if (error < 0) fail(error, text_ + ": settings");
   std::string value;
   for (int i = 0; i < count; ++i)
     if (std::string(name) == all[i].name) value = all[i].value;
   rbd_config_image_list_cleanup(all.data(), count);
   return value;
+}
+
+// An image's own is a text as it was written; librbd takes these.
+bool Image::is_on(const char* name) const {
+  const std::string value = setting(name);
+  return strcasecmp(value.c_str(), "true") == 0 || std::strtol(value.c_str(), nullptr, 10) != 0;
 }
 
 }  // namespace rbd

@@ -6,6 +6,7 @@
 
 #include <rbd/librbd.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -25,8 +26,11 @@ struct ImageName {
 
 class Image {
  public:
-  // Blocks. Throws std::system_error with a text for the user.
-  Image(std::shared_ptr<Cluster> cluster, const ImageName& name, bool read_only);
+  // Blocks; for the first answer of the OSDs no longer than `limit`. Throws std::system_error with
+  // a text for the user; with ESHUTDOWN the cluster has blocklisted this client, and shared() gives
+  // another one.
+  Image(std::shared_ptr<Cluster> cluster, const ImageName& name, bool read_only,
+        std::chrono::seconds limit);
   ~Image();
   Image(const Image&) = delete;
   Image& operator=(const Image&) = delete;
@@ -40,12 +44,15 @@ class Image {
   uint64_t stripe_unit() const;  // that of the object's size without fancy striping
   bool has_feature(uint64_t feature) const;
   std::string id() const;
-  // A setting of Ceph as it holds for this image, which may have its own; "": there is none.
+  // A setting of Ceph as it holds for this image, which may have its own, or its pool; "": there is
+  // none. Throws std::system_error.
   std::string setting(const char* name) const;
+  bool is_on(const char* setting) const;
 
  private:
-  void open(const ImageName& name, bool read_only);
-  int probe(const std::string& object);
+  void open(const ImageName& name, bool read_only, std::chrono::seconds limit);
+  [[noreturn]] void refuse(int error, const std::string& what);
+  int probe(const std::string& object, std::chrono::seconds limit);
 
   const std::shared_ptr<Cluster> cluster_;
   const std::string text_;

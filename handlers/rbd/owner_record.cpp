@@ -22,16 +22,33 @@ std::optional<OwnerRecord> OwnerRecord::parse(const std::string& text) {
   return record;
 }
 
-std::string owner_record_key(const std::string& device) {
+namespace {
+
+std::string first_word(const char* path) {
+  std::ifstream file(path);
+  std::string word;
+  file >> word;
+  return word;
+}
+
+std::string this_machine() {
+  std::string id = first_word("/etc/machine-id");
+  if (!id.empty() && id != "uninitialized") return id;
   char host[256] = "";
   if (gethostname(host, sizeof(host) - 1) != 0) fail(errno, "gethostname");
-  return std::string("ublk-runner/") + host + '/' + device;
+  return host;
+}
+
+}  // namespace
+
+std::string owner_record_key(const std::string& device) {
+  return "ublk-runner/" + this_machine() + '/' + device;
 }
 
 std::string this_boot_id() {
-  std::ifstream file("/proc/sys/kernel/random/boot_id");
-  std::string id;
-  if (!(file >> id)) fail(EIO, "/proc/sys/kernel/random/boot_id");
+  constexpr const char* kPath = "/proc/sys/kernel/random/boot_id";
+  std::string id = first_word(kPath);
+  if (id.empty()) fail(EIO, kPath);
   return id;
 }
 

@@ -23,7 +23,8 @@ struct OwnerRecord {
   bool operator==(const OwnerRecord&) const = default;
 };
 
-// Of the device of this machine: "ublk-runner/HOST/DEVICE".
+// Of the device of this machine: "ublk-runner/MACHINE-ID/DEVICE", by machine-id(5); the host's
+// name, which may change while a device is served, if there is none.
 std::string owner_record_key(const std::string& device);
 std::string this_boot_id();
 

@@ -82,6 +82,7 @@ class Rbd final : public ublk::Handler {
   void log(uint32_t level, const std::string& text) const {
     host_.log(device_, level, "%s: %s", image_.text().c_str(), text.c_str());
   }
+  void check_settings() const;
   void watch();
   void choose_discards();
   static void header_changed(void* device);
@@ -101,7 +102,8 @@ class Rbd final : public ublk::Handler {
   Image image_;
   std::optional<Ownership> ownership_;  // if it is not read-only
   uint32_t discard_granularity_ = kBlock;
-  bool cached_ = false;  // librbd confirms writes before the OSDs have them
+  bool exclusive_ = false;  // it has the lock, and keeps it
+  bool cached_ = false;     // librbd confirms writes before the OSDs have them
   uint64_t watch_ = 0;
   bool watches_ = false;
   std::atomic<uint64_t> size_;
@@ -114,30 +116,41 @@ ImageName image_name(const ublk::OpenArgs& args) {
   return {args.text("pool"), args.text("namespace"), args.text("image"), args.text("snapshot")};
 }
 
+// With another client if this process' is refused by the cluster.
+Image opened_image(const ublk::OpenArgs& args, bool read_only) {
+  const Identity identity = {args.text("conf"), args.text("id")};
+  const seconds limit(args.number("connect_timeout"));
+  try {
+    return {Cluster::shared(identity, limit), image_name(args), read_only, limit};
+  } catch (const std::system_error& e) {
+    if (e.code().value() != ESHUTDOWN) throw;
+    return {Cluster::shared(identity, limit), image_name(args), read_only, limit};
+  }
+}
+
 Rbd::Rbd(const ublk::OpenArgs& args)
     : host_(args.host()),
       device_(args.device()),
       read_only_(args.read_only() || args.is_set("snapshot")),
       recovering_(args.recovering()),
-      image_(Cluster::shared({args.text("conf"), args.text("id")},
-                             seconds(args.number("connect_timeout"))),
-             image_name(args), read_only_),
+      image_(opened_image(args, read_only_)),
       size_(image_.size()) {
   if (size_ < kBlock)
     throw std::invalid_argument(image_.text() + ": the image has " + std::to_string(size_) +
                                 " bytes, less than a block of " + std::to_string(kBlock));
+  check_settings();
   if (!read_only_) {
     const bool has_lock = image_.has_feature(RBD_FEATURE_EXCLUSIVE_LOCK);
-    const bool exclusive = args.boolean("exclusive");
-    if (exclusive && !has_lock)
+    exclusive_ = args.boolean("exclusive") && has_lock;
+    if (args.boolean("exclusive") && !has_lock)
       log(UBLK_LOG_WARNING,
           "the image has no exclusive-lock feature: nothing keeps others from writing to it");
-    cached_ = image_.setting("rbd_cache") == "true";
+    cached_ = image_.is_on("rbd_cache");
     if (cached_)
       log(UBLK_LOG_WARNING,
           "the image's own settings turn librbd's cache on: data that was not flushed is lost if "
           "the runner is killed");
-    ownership_.emplace(image_, args.device_name(), exclusive && has_lock);
+    ownership_.emplace(image_, args.device_name(), exclusive_);
     if (!recovering_) ownership_->take();
   }
   watch();
@@ -147,6 +160,15 @@ Rbd::Rbd(const ublk::OpenArgs& args)
 Rbd::~Rbd() {
   if (watches_) rbd_update_unwatch(image_.get(), watch_);
   if (cached_) rbd_flush(image_.get());
+}
+
+// Cluster has set them, but an image's own and its pool's go before.
+void Rbd::check_settings() const {
+  for (const char* name :
+       {"rbd_non_blocking_aio", "rbd_disable_zero_copy_writes", "rbd_blocklist_on_break_lock"})
+    if (!image_.is_on(name))
+      throw std::invalid_argument(image_.text() + ": the image or its pool has the setting " +
+                                  name + " = " + image_.setting(name) + ", expected true");
 }
 
 // A read-only image has no watch.
@@ -162,7 +184,7 @@ void Rbd::watch() {
 
 // librbd leaves out what is no multiple of that in the discards of an object.
 void Rbd::choose_discards() {
-  if (image_.setting("rbd_skip_partial_discard") != "true") return;
+  if (!image_.is_on("rbd_skip_partial_discard")) return;
   const uint64_t bytes =
       std::strtoull(image_.setting("rbd_discard_granularity_bytes").c_str(), nullptr, 10);
   discard_granularity_ = static_cast<uint32_t>(std::clamp<uint64_t>(
@@ -272,7 +294,7 @@ void Rbd::complete(Operation& operation, int64_t result) {
     });
     if (result >= 0) return;
   }
-  if (result == -ESHUTDOWN || result == -EROFS) refused(static_cast<int>(result));
+  if (result == -ESHUTDOWN || (result == -EROFS && exclusive_)) refused(static_cast<int>(result));
   host_.complete(operation.id, static_cast<int32_t>(result == 0 ? operation.success : result));
 }
 

@@ -84,6 +84,11 @@ bool RbdClient::is_blocklisted(const std::string& address) const {
   return found;
 }
 
+void RbdClient::blocklist(std::string address) const {
+  check(rados_blocklist_add(rados_, address.data(), 0));
+  check(rados_wait_for_latest_osdmap(rados_));
+}
+
 std::string RbdTest::create_image(const std::string& name) {
   std::string image = name + '-' + testing::UnitTest::GetInstance()->current_test_info()->name();
   std::replace(image.begin(), image.end(), '/', '-');

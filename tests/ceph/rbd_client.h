@@ -50,6 +50,7 @@ class RbdClient {
   // With the features that images have by default.
   void create(const std::string& image, uint64_t size) const;
   bool is_blocklisted(const std::string& address) const;
+  void blocklist(std::string address) const;
 
  private:
   rados_t rados_ = nullptr;

@@ -45,7 +45,7 @@ class RbdLockTest : public RbdTest {
   }
   int write(uint64_t sector) {
     const std::vector<std::byte> data = test::pattern(4096);
-    return driver().disk(0)->write(sector, 8, data.data());
+    return driver().disk(runner_->find("disk")->info().dev_id)->write(sector, 8, data.data());
   }
 };
 
@@ -104,6 +104,28 @@ TEST_F(RbdLockTest, WhoLosesTheLockFailsAndSaysSo) {
   }
   // Then it is held until it can be opened, by itself.
   ASSERT_TRUE(until([&] { return trouble().empty(); }));
+  EXPECT_EQ(write(0), 0);
+}
+
+// Nobody has noticed, since there was no I/O.
+TEST_F(RbdLockTest, AClientThatIsRefusedIsNotUsedToOpenADeviceAnew) {
+  add_rbd("disk");
+  add_rbd("other");
+  ASSERT_TRUE(start().failed.empty());
+  client_.blocklist(RbdImage(client_.pool(), image_of(0)).lock_owner());
+  EXPECT_EQ(error_of_task(runner_->restart("disk")), "");
+  EXPECT_EQ(write(0), 0);
+}
+
+TEST_F(RbdLockTest, WhileAnotherClientKeepsTheLockWritesFailWithoutExclusive) {
+  add_rbd("disk", {{"exclusive", "false"}});
+  ASSERT_TRUE(start().failed.empty());
+  {
+    const RbdImage other(client_.pool(), image_of(0));
+    check(rbd_lock_acquire(other.get(), RBD_LOCK_MODE_EXCLUSIVE));
+    EXPECT_EQ(write(0), -EIO);
+    EXPECT_EQ(trouble(), "");
+  }
   EXPECT_EQ(write(0), 0);
 }
 

@@ -33,6 +33,17 @@ TEST_F(RbdOpenTest, WhatIsMissingIsNamed) {
             "open: rbd/disk@none: there is no snapshot none: No such file or directory");
 }
 
+TEST_F(RbdOpenTest, AnImageWhoseOwnSettingsAreNotToBeServedWithIsRefused) {
+  for (const std::string setting : {"rbd_non_blocking_aio", "rbd_blocklist_on_break_lock"}) {
+    const std::string image = create_image(setting);
+    check(rbd_metadata_set(RbdImage(client_.pool(), image).get(), ("conf_" + setting).c_str(),
+                           "false"));
+    EXPECT_EQ(why_not({{"image", image}}), "open: rbd/" + image +
+                                               ": the image or its pool has the setting " +
+                                               setting + " = false, expected true");
+  }
+}
+
 TEST_F(RbdOpenTest, AConfigurationThatIsNoneIsRefused) {
   const std::string path = write_conf("this is = [not one\n[\n");
   EXPECT_EQ(why_not({{"conf", path}, {"image", "disk"}})

@@ -36,14 +36,18 @@ TEST_F(RbdSizeTest, HintsAreTheImages) {
   EXPECT_EQ(params.basic.attrs & abi::kAttrVolatileCache, 0u) << "what is confirmed is durable";
 }
 
-// An image may have settings of its own, which have the last word.
-TEST_F(RbdSizeTest, AWriteBackCacheMakesAVolatileCacheThatFlushEmpties) {
-  client_.create("cached", kSize);
-  const RbdImage image(client_.pool(), "cached");
-  check(rbd_metadata_set(image.get(), "conf_rbd_cache", "true"));
+// An image may have settings of its own, which have the last word, written in several ways.
+class RbdCacheTest : public RbdTest, public testing::WithParamInterface<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(, RbdCacheTest, testing::Values("true", "1", "True"));
+
+TEST_P(RbdCacheTest, AWriteBackCacheMakesAVolatileCacheThatFlushEmpties) {
+  const std::string name = create_image("cached");
+  const RbdImage image(client_.pool(), name);
+  check(rbd_metadata_set(image.get(), "conf_rbd_cache", GetParam()));
   check(rbd_metadata_set(image.get(), "conf_rbd_cache_policy", "writeback"));
   check(rbd_metadata_set(image.get(), "conf_rbd_cache_writethrough_until_flush", "false"));
-  add_rbd("disk", {{"image", "cached"}});
+  add_rbd("disk", {{"image", name}});
   ASSERT_TRUE(start().failed.empty());
   const abi::Params params = ublk::Control(driver()).params(0);
   EXPECT_EQ(params.basic.attrs & (abi::kAttrVolatileCache | abi::kAttrFua),

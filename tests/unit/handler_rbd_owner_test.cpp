@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <string>
 
 #include "owner_record.h"
@@ -25,9 +26,13 @@ TEST(OwnerRecord, OfOthersIsNone) {
 }
 
 TEST(OwnerRecord, IsOneOfTheMachineAndTheDevice) {
-  char host[256] = "";
-  ASSERT_EQ(gethostname(host, sizeof(host) - 1), 0);
-  EXPECT_EQ(rbd::owner_record_key("disk0"), std::string("ublk-runner/") + host + "/disk0");
+  std::string machine;
+  if (!(std::ifstream("/etc/machine-id") >> machine)) {
+    char host[256] = "";
+    ASSERT_EQ(gethostname(host, sizeof(host) - 1), 0);
+    machine = host;
+  }
+  EXPECT_EQ(rbd::owner_record_key("disk0"), std::string("ublk-runner/") + machine + "/disk0");
   EXPECT_EQ(rbd::this_boot_id().size(), 36u);
 }
 
