@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The addresses of a server's host. libnbd would resolve the name, too, but of the addresses goes
-// on to the next only if this machine has no way to the first.
+// The addresses of a server's host. libnbd would resolve the name, too, but never leaves an address
+// that is silent.
 #ifndef UBLK_HANDLERS_NBD_ADDRESSES_H
 #define UBLK_HANDLERS_NBD_ADDRESSES_H
 

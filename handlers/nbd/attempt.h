@@ -27,13 +27,13 @@ struct Attempt {
   Attempt(const Attempt&) = delete;
   Attempt& operator=(const Attempt&) = delete;
 
-  // The `number`th attempt of its connection.
-  void run(const Server& server, unsigned number) noexcept {
+  // `address`: see Server::begin().
+  void run(const Server& server, unsigned address) noexcept {
     if (given_up.load(std::memory_order_relaxed)) return;
     began.store(std::chrono::steady_clock::now().time_since_epoch().count(),
                 std::memory_order_relaxed);
     try {
-      handle = server.begin(number);
+      handle = server.begin(address);
     } catch (const std::exception& e) {
       trouble = e.what();
     }

@@ -39,7 +39,11 @@ bool is_over(nbd_handle* handle) {
 }  // namespace
 
 Connection::Connection(ConnectionUser& user, Disk& disk, ublk::HandlerQueue queue)
-    : user_(user), disk_(disk), queue_(queue), down_since_(steady_clock::now()) {}
+    : user_(user),
+      disk_(disk),
+      queue_(queue),
+      address_(disk.server->preferred_address()),
+      down_since_(steady_clock::now()) {}
 
 // --------------------------------------------------------------- handshake --
 
@@ -47,7 +51,7 @@ void Connection::begin() {
   timer_.set(queue_, disk_.connect_timeout);
   if (disk_.server->begin_blocks()) return resolve();
   try {
-    use(disk_.server->begin(attempts_));
+    use(disk_.server->begin(address_));
   } catch (const std::system_error& e) {
     failed(e.what());
   }
@@ -64,8 +68,8 @@ void Connection::resolve() {
   last_attempt_ = attempt_;
   state_ = State::kResolving;
   resolved_.poll(queue_, attempt_->done, POLLIN);
-  disk_.resolver->run([attempt = attempt_, server = disk_.server, number = attempts_] {
-    attempt->run(*server, number);
+  disk_.resolver->run([attempt = attempt_, server = disk_.server, address = address_] {
+    attempt->run(*server, address);
   });
 }
 
@@ -99,7 +103,7 @@ void Connection::handshake_event(int) {
 
 void Connection::advance() {
   nbd_handle* h = handle_.get();
-  if (is_over(h))
+  if (is_over(h) || nbd_aio_is_created(h) > 0)  // the latter if no address takes the connection
     return failed(nbd_aio_is_closed(h) > 0 ? "the server closes the connection" : last_error());
   if (nbd_aio_is_ready(h) > 0) return up();
   watch_handshake();
@@ -117,9 +121,12 @@ void Connection::watch_handshake() {
 
 // No command has been issued.
 void Connection::failed(const std::string& why) {
-  ++attempts_;
-  if (why != trouble_) disk_.log(UBLK_LOG_WARNING, "cannot connect: " + why);
+  ++address_;
   trouble_ = why;
+  if (std::ranges::find(complaints_, why) == complaints_.end()) {
+    disk_.log(UBLK_LOG_WARNING, "cannot connect: " + why);
+    complaints_.push_back(why);
+  }
   end(true);
 }
 
@@ -138,7 +145,10 @@ void Connection::up() {
   timer_.cancel(queue_);
   keep_alive(fd_);
   state_ = State::kUp;
+  disk_.server->prefer_address(address_);
   leaving_ = nullptr;
+  renewed_ = false;
+  complaints_.clear();
   up_since_ = steady_clock::now();
   if (!std::exchange(trouble_, "").empty()) {
     const auto down = std::chrono::duration_cast<milliseconds>(up_since_ - down_since_);
@@ -196,6 +206,7 @@ void Connection::answered(Command& command, int error) {
 }
 
 void Connection::renew() {
+  renewed_ = true;
   leave("the export has grown since it was made");
   leave_when_idle();
 }

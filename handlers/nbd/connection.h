@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <ublk/handler.hpp>
+#include <vector>
 
 #include "channel.h"
 #include "disk.h"
@@ -48,9 +49,10 @@ class ConnectionUser {
 //                                       adopt()
 //
 // kEnding: the connection is lost, but the server may still be at work on commands that came by
-// it. To issue those again now could let an old write overtake a newer one. So nothing more is
-// sent, and the server's end of the connection is awaited, on a unix socket until it is closed:
-// most servers end it when they have done with it, and the kernel does when the server has died.
+// it, if there are any. To issue those again now could let an old write overtake a newer one. So
+// nothing more is sent, and the server's end of the connection is awaited, on a unix socket until
+// it is closed: most servers end it when they have done with it, and the kernel does when the
+// server has died.
 class Connection final : private ChannelUser {
  public:
   Connection(ConnectionUser& user, Disk& disk, ublk::HandlerQueue queue);
@@ -74,6 +76,7 @@ class Connection final : private ChannelUser {
   void issue(Command& command);
   // It gets no more commands, and is made anew once those that it has are answered. While it is up.
   void renew();
+  bool is_renewed() const { return renewed_; }  // since it was up
 
  private:
   enum class State : uint8_t { kWaiting, kResolving, kConnecting, kUp, kEnding, kClosed };
@@ -117,10 +120,11 @@ class Connection final : private ChannelUser {
   bool end_seen_ = false;  // kEnding: the server has ended its side
   int failure_ = 0;        // kEnding: the commands fail with it instead of being issued again
   int fd_ = -1;            // the socket, apart from libnbd's
+  bool renewed_ = false;
   uint64_t size_ = 0;
-  unsigned in_flight_ = 0;            // commands
-  Commands commands_;                 // likewise
-  unsigned attempts_ = 0;             // to connect, that have failed
+  unsigned in_flight_ = 0;  // commands
+  Commands commands_;       // likewise
+  unsigned address_;        // number of the one that the next attempt is for, see Server::begin()
   std::shared_ptr<Attempt> attempt_;  // kResolving
   std::weak_ptr<Attempt> last_attempt_;
   Handle handle_;                       // kConnecting
@@ -128,7 +132,8 @@ class Connection final : private ChannelUser {
   std::chrono::milliseconds pause_{0};  // before the next attempt
   std::chrono::steady_clock::time_point up_since_;
   std::chrono::steady_clock::time_point down_since_;
-  std::string trouble_;  // as it has been logged; "": none
+  std::string trouble_;                  // the last; "": none
+  std::vector<std::string> complaints_;  // that have been logged since it was up
   RingEvent<&Connection::resolved> resolved_{*this};
   RingEvent<&Connection::handshake_event> handshake_readable_{*this};
   RingEvent<&Connection::handshake_event> handshake_writable_{*this};

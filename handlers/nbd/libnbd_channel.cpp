@@ -16,11 +16,24 @@ LibnbdChannel::LibnbdChannel(ChannelUser& user, ublk::HandlerQueue queue, Handle
 // ---------------------------------------------------------------- commands --
 
 void LibnbdChannel::issue(Command& command) {
-  const bool issued = begin(command) >= 0;
-  // A command that libnbd did not take is one without an answer, if the connection is to blame.
-  if (!issued && !nbd_aio_is_dead(handle_.get()) && !nbd_aio_is_closed(handle_.get()))
-    note_answer(command, nbd_get_errno() != 0 ? nbd_get_errno() : EIO);
+  command.next = nullptr;
+  *last_waiting_ = &command;
+  last_waiting_ = &command.next;
   after_calls();
+}
+
+void LibnbdChannel::pump() {
+  nbd_handle* h = handle_.get();
+  while (waiting_ != nullptr && nbd_aio_is_ready(h) > 0) {
+    Command& command = *waiting_;
+    waiting_ = command.next;
+    if (waiting_ == nullptr) last_waiting_ = &waiting_;
+    if (begin(command) >= 0) continue;
+    --in_libnbd_;
+    // A command that libnbd did not take is one without an answer, if the connection is to blame.
+    if (!nbd_aio_is_dead(h) && !nbd_aio_is_closed(h))
+      note_answer(command, nbd_get_errno() != 0 ? nbd_get_errno() : EIO);
+  }
 }
 
 int64_t LibnbdChannel::begin(Command& command) {
@@ -31,6 +44,7 @@ int64_t LibnbdChannel::begin(Command& command) {
   const uint32_t fua = request.flags & UBLK_REQUEST_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
   command.channel = this;
   command.received = 0;
+  ++in_libnbd_;  // it may be answered in this call
   switch (request.op) {
     case UBLK_OP_READ:
       return nbd_aio_pread_structured(
@@ -63,8 +77,9 @@ int LibnbdChannel::completed(void* data, int* error) {
   const ublk_request& request = command.request;
   if (*error == 0 && request.op == UBLK_OP_READ && command.received != request.length)
     *error = EIO;  // data that the server has left out is no data
-  if (*error != ENOTCONN)
-    static_cast<LibnbdChannel*>(command.channel)->note_answer(command, *error);
+  auto& channel = *static_cast<LibnbdChannel*>(command.channel);
+  --channel.in_libnbd_;
+  if (*error != ENOTCONN) channel.note_answer(command, *error);
   return 1;  // libnbd forgets it
 }
 
@@ -81,23 +96,19 @@ bool LibnbdChannel::wants_to_write() const {
   return nbd_aio_get_direction(handle_.get()) & LIBNBD_AIO_DIRECTION_WRITE;
 }
 
-// libnbd takes one answer each time. Once it has looked for another in vain it waits for that, and
-// sends nothing meanwhile.
+// libnbd takes one answer each time.
 void LibnbdChannel::readable(int) {
   if (handle_ == nullptr) return told_idle();
-  int before;
-  int left;
-  do {
-    before = nbd_aio_in_flight(handle_.get());
+  pollfd socket = {fd_, POLLIN, 0};
+  while (may_read() && ::poll(&socket, 1, 0) > 0)
     if (nbd_aio_notify_read(handle_.get()) < 0) break;
-    left = nbd_aio_in_flight(handle_.get());
-  } while (left > 0 && left < before && !wants_to_write() && has_more());
   after_calls();
 }
 
-bool LibnbdChannel::has_more() const {
-  pollfd socket = {fd_, POLLIN, 0};
-  return ::poll(&socket, 1, 0) > 0;
+// The one that is being sent has no answer yet.
+bool LibnbdChannel::may_read() const {
+  return nbd_aio_get_direction(handle_.get()) & LIBNBD_AIO_DIRECTION_READ &&
+         (!wants_to_write() || in_libnbd_ > 1);
 }
 
 void LibnbdChannel::writable(int) {
@@ -110,11 +121,13 @@ void LibnbdChannel::writable(int) {
 void LibnbdChannel::after_calls() {
   if (telling_) return;
   telling_ = true;
+  if (handle_ != nullptr) pump();
   while (handle_ != nullptr && answered_ != nullptr) {
     Command& command = *answered_;
     answered_ = command.next;
     if (answered_ == nullptr) last_answered_ = &answered_;
     user_.answered(command, command.error);
+    if (handle_ != nullptr) pump();
   }
   telling_ = false;
   if (handle_ == nullptr || is_broken_) return;
@@ -123,9 +136,8 @@ void LibnbdChannel::after_calls() {
     is_broken_ = true;
     return user_.broken(nbd_aio_is_closed(h) ? "the server has closed it" : last_error());
   }
-  const unsigned direction = nbd_aio_get_direction(h);
-  if (direction & LIBNBD_AIO_DIRECTION_READ) readable_.poll(queue_, fd_, POLLIN);
-  if (direction & LIBNBD_AIO_DIRECTION_WRITE) writable_.poll(queue_, fd_, POLLOUT);
+  if (may_read()) readable_.poll(queue_, fd_, POLLIN);
+  if (wants_to_write()) writable_.poll(queue_, fd_, POLLOUT);
 }
 
 // --------------------------------------------------------------------- end --

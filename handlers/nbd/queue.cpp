@@ -51,11 +51,13 @@ int Queue::submit(ublk_request& request) {
 }
 
 // When another connection has found the export larger, and the device has grown, the server still
-// refuses by the older ones what lies beyond their end.
+// refuses by the older ones what lies beyond their end. What is beyond that of the export it is
+// to refuse: the device may have been larger once.
 Connection* Queue::connection_for(const ublk_request& request) {
   const uint64_t end = request.offset + request.length;
-  for (const auto& connection : connections_)
-    if (connection->is_up() && connection->size() < end) connection->renew();
+  if (end <= disk_.size.load(std::memory_order_relaxed))
+    for (const auto& connection : connections_)
+      if (connection->is_up() && connection->size() < end) connection->renew();
   return least_busy();
 }
 
@@ -87,11 +89,13 @@ void Queue::connected(Connection&) {
   issue_waiting();
 }
 
-void Queue::lost(Connection&) {
+void Queue::lost(Connection& connection) {
   const auto now = steady_clock::now();
   if (pending_ == 0 || !lost_since_) lost_since_ = now;
   if (cancelled_ || given_up_ || give_up_.is_set() || least_busy() != nullptr) return;
   patience_ = disk_.reconnect_timeout;
+  // It was given up for nothing that is wrong, so that the next one has the time that it takes.
+  if (connection.is_renewed()) patience_ = std::max(patience_, disk_.connect_timeout);
   const steady_clock::duration left = *lost_since_ + patience_ - now;
   give_up_.set(queue_, std::max(left, steady_clock::duration::zero()));
   keeps_waiting_.set(queue_, kShort);

@@ -17,7 +17,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr uint32_t kMaxPayload = 32u << 20;               // what every server takes
+constexpr uint32_t kMaxPayload = 32u << 20;  // what every server takes
+constexpr steady_clock::duration kNoTime{0};
 constexpr const char* kCertificates = "/etc/pki/libnbd";  // if the URI names no folder
 
 // The exception's text ends with the errno's, as libnbd's often does, too.
@@ -60,6 +61,12 @@ const char* hint(const Uri& uri, int error, const std::string& text) {
   if (error == ENOENT && text.starts_with("connect:")) return "there is no such socket";
   if (error == ENOTSUP) return uri.tls ? "it has no TLS" : "it may want TLS, by nbds";
   return nullptr;
+}
+
+// Nobody has answered at that address.
+bool is_of_the_way(int error) {
+  return error == ECONNREFUSED || error == ETIMEDOUT || error == EHOSTUNREACH ||
+         error == ENETUNREACH || error == EADDRNOTAVAIL;
 }
 
 // Until it is connected. False: not by then.
@@ -153,9 +160,9 @@ std::vector<std::string> Server::addresses() const {
   return addresses_of(uri_);
 }
 
-Handle Server::begin(unsigned attempt) const {
+Handle Server::begin(unsigned address) const {
   const std::vector<std::string> all = addresses();
-  return begin_at(all[attempt % all.size()]);
+  return begin_at(all[address % all.size()]);
 }
 
 Handle Server::begin_at(const std::string& address) const {
@@ -175,20 +182,25 @@ Handle Server::begin_at(const std::string& address) const {
   return handle;
 }
 
-// Each address has an equal share of the time that is left. The last one's error counts.
+// Each address has an equal share of the time that is left. The last one's error counts, or that of
+// a server that has answered.
 Handle Server::connect_any(milliseconds limit) const {
   const auto deadline = steady_clock::now() + limit;
   const std::vector<std::string> all = addresses();
-  for (size_t left = all.size();; --left) {
+  unsigned address = preferred_address();
+  for (auto left = static_cast<int>(all.size());; --left, ++address) {
     const auto now = steady_clock::now();
     try {
-      Handle handle = begin_at(all[all.size() - left]);
-      if (wait_ready(handle.get(), now + (deadline - now) / left)) return handle;
+      Handle handle = begin_at(all[address % all.size()]);
+      if (wait_ready(handle.get(), now + std::max(deadline - now, kNoTime) / left)) {
+        prefer_address(address);
+        return handle;
+      }
       if (left == 1)
         fail(ETIMEDOUT, "no answer within " + std::to_string(limit.count() / 1000) +
                             " s; does it speak NBD, and take one more client?");
-    } catch (const std::system_error&) {
-      if (left == 1) throw;
+    } catch (const std::system_error& e) {
+      if (left == 1 || !is_of_the_way(e.code().value())) throw;
     }
   }
 }

@@ -6,6 +6,7 @@
 
 #include <libnbd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -61,9 +62,14 @@ class Server {
   // Whether begin() has a name to resolve, which may take a while.
   bool begin_blocks() const { return uri_.has_name(); }
 
-  // A handle that begins to connect; of several addresses each attempt takes the next. Any thread.
-  // Throws std::system_error.
-  Handle begin(unsigned attempt) const;
+  // A handle that begins to connect. `address`: a number of one; the next number is the next one,
+  // or the first again. Any thread. Throws std::system_error.
+  Handle begin(unsigned address) const;
+  // That of the last connection that came about. Any thread.
+  unsigned preferred_address() const { return preferred_.load(std::memory_order_relaxed); }
+  void prefer_address(unsigned address) const {
+    preferred_.store(address, std::memory_order_relaxed);
+  }
   // One that is connected. Blocks. Throws std::system_error with a text for the user.
   Handle connect(std::chrono::milliseconds limit) const;
 
@@ -76,6 +82,7 @@ class Server {
   const std::string text_;
   const Uri uri_;
   const bool structured_replies_;
+  mutable std::atomic<unsigned> preferred_{0};
 };
 
 }  // namespace nbd

@@ -102,7 +102,7 @@ class Rbd final : public ublk::Handler {
   Image image_;
   std::optional<Ownership> ownership_;  // if it is not read-only
   uint32_t discard_granularity_ = kBlock;
-  bool exclusive_ = false;  // it has the lock, and keeps it
+  bool exclusive_ = false;  // it takes the lock before the first I/O, and keeps it
   bool cached_ = false;     // librbd confirms writes before the OSDs have them
   uint64_t watch_ = 0;
   bool watches_ = false;

@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -59,12 +59,21 @@ class NbdLibnbdChannel : public testing::Test, protected nbd::ChannelUser {
     if (poll(fds.data(), fds.size(), 10'000) <= 0) return false;
     const auto ready = static_cast<size_t>(
         std::ranges::find_if(fds, [](const pollfd& fd) { return fd.revents != 0; }) - fds.begin());
-    const uint64_t user_data = queue_.sqes[ready].user_data;
-    queue_.sqes.erase(queue_.sqes.begin() + static_cast<ptrdiff_t>(ready));
+    end(ready, fds[ready].revents);
+    return true;
+  }
+  void end(size_t number, int result) {
+    const uint64_t user_data = queue_.sqes[number].user_data;
+    queue_.sqes.erase(queue_.sqes.begin() + static_cast<ptrdiff_t>(number));
     // NOLINTNEXTLINE(performance-no-int-to-ptr): user_data is a number
     auto* event = reinterpret_cast<ublk_event*>(user_data & ~UBLK_EVENT_USER_DATA_MARK);
-    event->handle(event, fds[ready].revents, 0);
-    return true;
+    event->handle(event, result, 0);
+  }
+  // Says that there is something to read, as a CQE does that was true when it was made.
+  void tell_readable() {
+    const auto sqe = std::ranges::find_if(
+        queue_.sqes, [](const io_uring_sqe& each) { return each.poll32_events == POLLIN; });
+    if (sqe != queue_.sqes.end()) end(static_cast<size_t>(sqe - queue_.sqes.begin()), POLLIN);
   }
 
   void open(const std::string& path) {
@@ -86,7 +95,7 @@ class NbdLibnbdChannel : public testing::Test, protected nbd::ChannelUser {
 
   test::TempDir dir_;
   const std::string path_ = dir_ / "socket";
-  std::array<std::byte, 4096> buffer_{};
+  std::vector<std::byte> buffer_ = std::vector<std::byte>(4096);
   ublk_queue queue_;
   std::deque<ublk_request> requests_;
   std::deque<Command> commands_;
@@ -110,6 +119,25 @@ TEST_F(NbdLibnbdChannel, OneThatIsNotAnsweredHoldsUpNoOther) {
   Command& later = issue(UBLK_OP_READ);
   EXPECT_TRUE(wait_for(later)) << "it has not been sent";
   EXPECT_TRUE(wait_for(slow));
+}
+
+// More than the socket holds, so that some is left to be sent when nothing comes.
+TEST_F(NbdLibnbdChannel, WhatHasBeenBegunIsSentThoughThereWasNothingToRead) {
+  buffer_.resize(4 << 20);
+  std::atomic<bool> may_receive = false;
+  const NbdServer server(path_, [&](int socket, unsigned) {
+    may_receive.wait(false);
+    while (const auto request = NbdServer::receive(socket)) NbdServer::answer(socket, *request);
+  });
+  open(path_);
+  Command& first = issue(UBLK_OP_WRITE);
+  Command& second = issue(UBLK_OP_WRITE);
+  tell_readable();
+  may_receive = true;
+  may_receive.notify_all();
+  EXPECT_TRUE(wait_for(first)) << "the rest has not been sent";
+  EXPECT_TRUE(wait_for(second));
+  channel_.reset();
 }
 
 // Sends `bytes` of data as the answer to a READ, by chunks of so many.

@@ -136,8 +136,27 @@ TEST_F(NbdReconnect, TheDeviceIsInTroubleWhileTheServerIsAway) {
   EXPECT_EQ(disk.trouble, "");
 }
 
-// It has found out by a connection that was made anew; the other one still has the old end.
-TEST_F(NbdReconnect, WhatTheExportHasGrownByTakesNoOldConnection) {
+// As a device that was larger once: it is refused, and the next one served.
+TEST_F(NbdReconnect, WhatIsBeyondTheExportIsTheServersToRefuse) {
+  std::atomic<unsigned> connections = 0;
+  const NbdServer server(path_, [&](int socket, unsigned) {
+    ++connections;
+    while (const auto request = NbdServer::receive(socket))
+      NbdServer::answer(socket, *request, be64toh(request->offset) < NbdServer::kSize ? 0 : EINVAL);
+  });
+  Device disk("nbd", options("3"));
+  EXPECT_EQ(disk.queue().run(UBLK_OP_READ, NbdServer::kSize, 4096), -EINVAL);
+  EXPECT_EQ(disk.queue().run(UBLK_OP_READ, 0, 4096), 4096);
+  EXPECT_EQ(connections, 1u);
+}
+
+// A device has found out by a connection that was made anew; the other one still has the old end.
+// They are of one queue, or each of its own, which has no other one meanwhile.
+class NbdGrowth : public NbdReconnect, public testing::WithParamInterface<uint32_t> {};
+
+INSTANTIATE_TEST_SUITE_P(Queues, NbdGrowth, testing::Values(1, 2));
+
+TEST_P(NbdGrowth, WhatTheExportHasGrownByTakesNoOldConnection) {
   std::atomic<unsigned> beyond = 0;  // requests that had to be refused
   const auto one = [&](int socket, unsigned connection) {
     const auto request = NbdServer::receive(socket);
@@ -154,14 +173,14 @@ TEST_F(NbdReconnect, WhatTheExportHasGrownByTakesNoOldConnection) {
                            }
                          },
                          {.grows = 2});
-  Options with = options("10");
+  Options with = options("0");
   with["connections"] = "2";
-  Device disk("nbd", with);
+  Device disk("nbd", with, 0, GetParam());
   while (disk.size != 2 * NbdServer::kSize)
-    ASSERT_EQ(disk.queue().run(UBLK_OP_READ, 0, 4096), 4096);
-  for (uint16_t tag = 0; tag < 4; ++tag)
-    disk.queue().start(tag, UBLK_OP_READ, NbdServer::kSize, 4096);
-  for (uint16_t tag = 0; tag < 4; ++tag) EXPECT_EQ(disk.queue().finish(tag), 4096) << tag;
+    if (disk.queue().run(UBLK_OP_READ, 0, 4096) < 0) disk.queue().turn();
+  test::Queue& queue = disk.queue(GetParam() - 1);
+  for (uint16_t tag = 0; tag < 4; ++tag) queue.start(tag, UBLK_OP_READ, NbdServer::kSize, 4096);
+  for (uint16_t tag = 0; tag < 4; ++tag) EXPECT_EQ(queue.finish(tag), 4096) << tag;
   EXPECT_EQ(beyond, 0u);
 }
 

@@ -27,7 +27,7 @@ TEST(OwnerRecord, OfOthersIsNone) {
 
 TEST(OwnerRecord, IsOneOfTheMachineAndTheDevice) {
   std::string machine;
-  if (!(std::ifstream("/etc/machine-id") >> machine)) {
+  if (!(std::ifstream("/etc/machine-id") >> machine) || machine == "uninitialized") {
     char host[256] = "";
     ASSERT_EQ(gethostname(host, sizeof(host) - 1), 0);
     machine = host;
