@@ -1,5 +1,6 @@
 # Headers, libraries, pkg-config file and CMake package.
 include(CMakePackageConfigHelpers)
+set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME libublk)
 
 install(TARGETS ublk ublk_static ublk_handler_headers EXPORT ublk-targets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
