@@ -164,11 +164,15 @@ Rbd::~Rbd() {
 
 // Cluster has set them, but an image's own and its pool's go before.
 void Rbd::check_settings() const {
-  for (const char* name :
-       {"rbd_non_blocking_aio", "rbd_disable_zero_copy_writes", "rbd_blocklist_on_break_lock"})
+  const auto expect = [this](const char* name) {
     if (!image_.is_on(name))
       throw std::invalid_argument(image_.text() + ": the image or its pool has the setting " +
                                   name + " = " + image_.setting(name) + ", expected true");
+  };
+  expect("rbd_non_blocking_aio");
+  if (read_only_) return;
+  expect("rbd_disable_zero_copy_writes");
+  expect("rbd_blocklist_on_break_lock");
 }
 
 // A read-only image has no watch.

@@ -39,7 +39,8 @@ def thread_times():
 
 
 def shares(before, after, machine_ns, ios):
-    """ns per I/O of each group."""
+    """ns per I/O of each group. They are counted while fio starts, too, when machine_ns is not yet; in a
+    short load that is some of what the groups have beyond the whole."""
     spent = Counter()
     for thread, (name, ns) in after.items():
         spent[name] += ns - before.get(thread, (name, 0))[1]

@@ -41,6 +41,12 @@ TEST_F(RbdOpenTest, AnImageWhoseOwnSettingsAreNotToBeServedWithIsRefused) {
     EXPECT_EQ(why_not({{"image", image}}), "open: rbd/" + image +
                                                ": the image or its pool has the setting " +
                                                setting + " = false, expected true");
+    // What only writes need a device without any does without.
+    config_.devices.clear();
+    add_rbd("disk", {{"image", image}}).read_only = true;
+    const bool concerns_reads = setting == "rbd_non_blocking_aio";
+    EXPECT_EQ(start().failed.size(), concerns_reads ? 1u : 0u) << setting;
+    stop();
   }
 }
 
